@@ -1,0 +1,99 @@
+# Every command of the project. `pixi run NAME` runs the same ones.
+#
+#   make install    .venv with what the lock file names; the others call it
+#   make demo       eight conversations with a real model
+#   make test       the tests that need neither a GPU nor minutes each
+#   make check      format, lint, types, docs, imports, agreement of the files
+#   make bench      every benchmark, beside its peers
+#   make test-gpu   the tests for a machine with a GPU
+#   make lock       requirements.lock, after a change of the dependencies
+#
+# PYTHON=python3.13 picks the interpreter, VENV=folder the environment's place,
+# TESTS="tests/python -k pool" what `make test` runs.
+
+VENV ?= .venv
+BIN ?= $(VENV)/bin
+# Empty where something else, such as pixi, has made the environment.
+READY ?= $(VENV)/.installed
+PYTHON ?=
+TESTS ?= tests
+BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+CHECKS := format mojo-format lint types mojo-docs structure
+
+.PHONY: install demo test check bench test-gpu lock $(CHECKS:%=check-%)
+
+install: $(READY)
+
+demo: $(READY)
+	$(BIN)/kvcache demo
+
+test: $(READY)
+	$(BIN)/python -m pytest $(TESTS)
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
+
+# Runs every check, then names those that failed.
+check: $(READY)
+	@failed=; for check in $(CHECKS); do \
+	  echo "== $$check"; \
+	  $(MAKE) --no-print-directory check-$$check || failed="$$failed $$check"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "make check: failed:$$failed"; exit 1; fi; \
+	echo "make check: all passed"
+
+check-format:
+	@$(BIN)/ruff format --check .
+
+check-mojo-format:
+	@$(BIN)/mblack --check --quiet mojo tests
+
+check-lint:
+	@$(BIN)/ruff check --quiet .
+
+check-types:
+	@$(BIN)/mypy
+
+check-mojo-docs:
+	@$(BIN)/mojo doc --diagnose-missing-doc-strings --Werror -o /dev/null mojo/kvcache
+
+check-structure:
+	@$(BIN)/python -m pytest --quiet tests/structure
+
+bench: $(READY) $(READY:%.installed=%.peers)
+	@for file in $(BENCHMARKS:benchmarks/%.py=%); do \
+	  echo "== $$file"; $(BIN)/python -m benchmarks.$$file || exit 1; \
+	done
+
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	  --generate-hashes --no-annotate --no-header --output-file \
+	  requirements.lock pyproject.toml
+
+# CPython 3.11 to 3.13 that can make an environment; the first one found.
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	  if $$python -c '$(USABLE)' 2>/dev/null; then break; fi; python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make install: wanted CPython 3.11, 3.12 or 3.13 with its venv" \
+	    "module; found none. Name one: make install PYTHON=/path/to/python3"; \
+	  exit 1; \
+	fi; \
+	echo "make install: $$($$python --version) in $(VENV)"; \
+	$$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# The benchmarks' peers. Where pip finds a CPU wheel of torch (PIP_FIND_LINKS),
+# it takes that; elsewhere it downloads the CUDA one.
+$(VENV)/.peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --editable '.[bench]'
+	@touch $@

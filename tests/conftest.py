@@ -1,0 +1,151 @@
+"""What every test of the project shares.
+
+Mojo test files are pytest items, `tests/gpu` is a world of its own, and a test
+that reads `../shared/data` may skip on a laptop but not in CI.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+GPU_TESTS = ROOT / "tests" / "gpu"
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+settings.register_profile(
+    "dev",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "ci",
+    parent=settings.get_profile("dev"),
+    database=None,
+    derandomize=True,
+    print_blob=True,
+)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def mojo_command() -> str | None:
+    """Returns the compiler of this Python's environment, else the PATH's."""
+    beside = Path(sys.executable).parent / "mojo"
+    return str(beside) if beside.exists() else shutil.which("mojo")
+
+
+class MojoFile(pytest.File):
+    """A Mojo file whose `main` runs a `TestSuite`."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Yields the file as one item."""
+        yield MojoItem.from_parent(self, name=self.path.stem)
+
+
+class MojoItem(pytest.Item):
+    """One run of a Mojo test file, with asserts on and warnings as errors."""
+
+    def runtest(self) -> None:
+        """Fails with what the compiler or the suite printed."""
+        mojo = mojo_command()
+        if mojo is None:
+            pytest.fail("wanted the mojo compiler, found none", pytrace=False)
+        options = ["--Werror", "-D", "ASSERT=all", "-I", str(ROOT / "mojo")]
+        run = subprocess.run(
+            [mojo, "run", *options, str(self.path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode != 0:
+            pytest.fail(run.stdout + run.stderr, pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Returns what the report's heading says."""
+        return self.path, None, f"mojo: {self.name}"
+
+
+def pytest_collect_file(
+    file_path: Path, parent: pytest.Collector
+) -> MojoFile | None:
+    """Collects Mojo tests; leaves every other file to pytest."""
+    if file_path.suffix == ".mojo" and file_path.stem.startswith("test_"):
+        return MojoFile.from_parent(parent, path=file_path)
+    return None
+
+
+def pytest_ignore_collect(
+    collection_path: Path, config: pytest.Config
+) -> bool | None:
+    """Keeps `-m gpu` to `tests/gpu`: a GPU machine lacks the host's tools."""
+    if config.option.markexpr != "gpu":
+        return None
+    path = collection_path.resolve()
+    inside = path.is_relative_to(GPU_TESTS) or GPU_TESTS.is_relative_to(path)
+    return None if inside else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what a folder or a fixture says about a test.
+
+    Raises:
+        pytest.UsageError: If a test outside `tests/gpu` is marked `gpu`; the
+            GPU machine would never see it.
+    """
+    for item in items:
+        if item.path.is_relative_to(GPU_TESTS):
+            item.add_marker(pytest.mark.gpu)
+        elif item.get_closest_marker("gpu"):
+            message = f"wanted gpu tests in tests/gpu, got {item.nodeid}"
+            raise pytest.UsageError(message)
+        if "shared_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared_data)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test whose data are absent."""
+    if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():
+        pytest.skip("reads ../shared/data, which is absent here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    """Turns the skip of a `shared_data` test into a failure in CI."""
+    del call
+    report = yield
+    if item.get_closest_marker("shared_data"):
+        fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Does the same where a whole file of such tests skips."""
+    report = yield
+    path = collector.path
+    if path.suffix == ".py" and "shared_data" in path.read_text("utf-8"):
+        fail_if_skipped(report)
+    return report
+
+
+def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Makes a skip a failure where CI has the data."""
+    expected = hasattr(report, "wasxfail")
+    strict = bool(os.environ.get("CI")) and SHARED_DATA.is_dir()
+    if report.skipped and strict and not expected:
+        reason = report.longrepr[-1] if report.longrepr else "no reason"
+        report.outcome = "failed"
+        report.longrepr = f"../shared/data is here, yet: {reason}"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real models and traces beside the project."""
+    return SHARED_DATA
