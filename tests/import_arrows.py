@@ -1,0 +1,191 @@
+"""Reads the imports and says which arrows do not point down.
+
+A unit is what stands directly in the package: a module, or a folder with all
+its modules. A unit imports itself and units of lower layers, nothing else.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PYTHON_LAYERS = (
+    {"__init__"},  # names that load on first use
+    {"cli", "__main__"},
+    {"serve"},
+    {"manager"},
+    {"graphs"},
+    {"ops"},
+    {"core", "metrics", "model", "mojo_sources"},
+    {"request"},
+    {"spec"},
+    {"errors"},
+    {"reference"},
+)
+MOJO_LAYERS = (
+    {"__init__"},
+    {"ops"},
+    {"store"},
+    {"cache", "parallel", "ragged", "vectors"},
+    {"layout"},
+)
+
+MAY_IMPORT_MAX = {"graphs", "manager", "ops", "serve.runner"}
+"""Units, and modules of units, that may import MAX."""
+
+MAY_IMPORT_TORCH: set[str] = set()
+"""The doors over torch tensors, once there are any."""
+
+FOR_TESTS_ONLY = {"reference"}
+"""Units that no other unit imports: what an operation means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One source file.
+
+    `name` is its dotted name inside the package: `core.pool`, or `serve` for
+    a folder's `__init__`.
+    """
+
+    name: str
+    source: str
+    is_folder: bool = False
+
+    @property
+    def unit(self) -> str:
+        """What stands directly in the package."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import: the line it is on and the full name it asks for."""
+
+    line: int
+    target: str
+
+
+class _Reader(ast.NodeVisitor):
+    """Collects imports wherever they are, but for `if TYPE_CHECKING:`."""
+
+    def __init__(self, module: Module) -> None:
+        self.imports: list[Import] = []
+        parts = ["kvcache", *module.name.split(".")]
+        if module.name == "__init__" or not module.is_folder:
+            parts.pop()
+        self._folder = parts
+
+    def visit_If(self, node: ast.If) -> None:
+        """Leaves out what only a type checker sees."""
+        if ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for child in node.orelse:
+                self.visit(child)
+        else:
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        """Takes `import a.b`."""
+        for alias in node.names:
+            self.imports.append(Import(node.lineno, alias.name))
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        """Takes `from a import b`, relative or not, as `a.b`."""
+        base = [node.module] if node.module else []
+        if node.level:
+            kept = len(self._folder) - node.level + 1
+            base = self._folder[:kept] + base
+        for alias in node.names:
+            name = ".".join([*base, alias.name])
+            self.imports.append(Import(node.lineno, name))
+
+
+def python_imports(module: Module) -> list[Import]:
+    """Returns the imports of a Python module, those in functions too."""
+    reader = _Reader(module)
+    reader.visit(ast.parse(module.source))
+    return reader.imports
+
+
+def mojo_imports(module: Module) -> list[Import]:
+    """Returns the imports of a Mojo module from its own package."""
+    pattern = r"^\s*from\s+(?:\.|kvcache\.)(\w+)[\w.]*\s+import\b"
+    found = re.finditer(pattern, module.source, re.MULTILINE)
+    return [
+        Import(
+            module.source.count("\n", 0, match.start(1)) + 1,
+            f"kvcache.{match[1]}",
+        )
+        for match in found
+    ]
+
+
+def layer_of(unit: str, layers: tuple[set[str], ...]) -> int | None:
+    """Returns a unit's layer, 0 at the top, or None if it has no place."""
+    return next((i for i, units in enumerate(layers) if unit in units), None)
+
+
+def upward_arrows(
+    imports: Mapping[Module, list[Import]], layers: tuple[set[str], ...]
+) -> Iterator[str]:
+    """Yields a line for each arrow that points up, aside or nowhere."""
+    for module, found in imports.items():
+        layer = layer_of(module.unit, layers)
+        if layer is None:
+            yield f"{module.name}: has no place in the table of layers"
+            continue
+        for item in found:
+            package, _, rest = item.target.partition(".")
+            unit = rest.partition(".")[0]
+            if package != "kvcache" or unit == module.unit:
+                continue
+            below = layer_of(unit, layers)
+            if below is None or below <= layer or unit in FOR_TESTS_ONLY:
+                yield f"{module.name}:{item.line}: imports {item.target}"
+
+
+def strays(imports: Mapping[Module, list[Import]]) -> Iterator[str]:
+    """Yields a line for each import of a package that a module may not use."""
+    allowed = {"max": MAY_IMPORT_MAX, "torch": MAY_IMPORT_TORCH}
+    plain = {"numpy", *sys.stdlib_module_names}
+    for module, found in imports.items():
+        for item in found:
+            package = item.target.partition(".")[0]
+            places = allowed.get(package, {module.name})
+            is_misplaced = places.isdisjoint({module.name, module.unit})
+            if module.unit == "reference" and package not in plain:
+                yield f"{module.name}:{item.line}: wanted numpy, got {package}"
+            elif is_misplaced:
+                yield f"{module.name}:{item.line}: imports {package}"
+
+
+def read_python(package: Path) -> list[Module]:
+    """Returns the modules of a Python package, links included."""
+    modules = []
+    for path in sorted(_walk(package)):
+        parts = list(path.relative_to(package).with_suffix("").parts)
+        is_folder = parts[-1] == "__init__"
+        if is_folder and len(parts) > 1:
+            parts.pop()
+        source = path.read_text("utf-8")
+        modules.append(Module(".".join(parts), source, is_folder))
+    return modules
+
+
+def read_mojo(package: Path) -> list[Module]:
+    """Returns the modules of a Mojo package."""
+    return [
+        Module(path.stem, path.read_text("utf-8"))
+        for path in sorted(package.glob("*.mojo"))
+    ]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yields the Python files below a folder, through links as well."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _walk(path)
+        elif path.suffix == ".py":
+            yield path

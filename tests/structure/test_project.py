@@ -1,0 +1,140 @@
+import os
+import re
+import subprocess
+import sys
+import tomllib
+
+from paths import ROOT
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PIXI = tomllib.loads((ROOT / "pixi.toml").read_text("utf-8"))
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+LOCK = (ROOT / "requirements.lock").read_text("utf-8")
+COMMANDS = {"install", "demo", "test", "check", "bench", "test-gpu"}
+
+
+def normal(name: str) -> str:
+    """A package's name as registries compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def exact_pins(requirements: list[str]) -> dict[str, str]:
+    pins = (re.match(r"([\w.-]+)==([\w.]+)", line) for line in requirements)
+    return {normal(pin[1]): pin[2] for pin in pins if pin}
+
+
+def locked() -> dict[str, set[str]]:
+    """Each locked package with its versions, one for each Python."""
+    versions: dict[str, set[str]] = {}
+    for name, version in re.findall(
+        r"^([\w.-]+)==([\w.]+)", LOCK, re.MULTILINE
+    ):
+        versions.setdefault(normal(name), set()).add(version)
+    return versions
+
+
+def extra(name: str) -> list[str]:
+    return PYPROJECT["project"]["optional-dependencies"][name]
+
+
+def pixi_tasks() -> dict[str, str]:
+    features = PIXI.get("feature", {}).values()
+    tables = [PIXI, *features]
+    return {k: v for table in tables for k, v in table.get("tasks", {}).items()}
+
+
+def test_makefile_has_every_command() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
+    assert targets >= COMMANDS
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    assert phony
+    assert set(phony[1].split()) >= COMMANDS
+
+
+def test_every_check_has_its_recipe() -> None:
+    checks = re.search(r"^CHECKS := (.*)$", MAKEFILE, re.MULTILINE)
+    assert checks
+    recipes = re.findall(r"^check-([a-z-]+):$", MAKEFILE, re.MULTILINE)
+    assert checks[1].split() == recipes
+
+
+def test_pixi_runs_the_makefile_under_the_same_names() -> None:
+    tasks = pixi_tasks()
+    assert set(tasks) >= COMMANDS
+    for name, command in tasks.items():
+        assert command == f"make {name} BIN=$CONDA_PREFIX/bin READY="
+
+
+def test_pixi_pins_what_pyproject_pins() -> None:
+    project = PYPROJECT["project"]
+    wanted = exact_pins(project["dependencies"])
+    assert wanted == {"max": "26.7.0", "mojo": "1.2.0"}
+    assert set(wanted) <= set(PIXI["pypi-dependencies"])
+    bench = exact_pins([*extra("torch"), *extra("bench")])
+    assert set(bench) <= set(PIXI["feature"]["bench"]["pypi-dependencies"])
+    for table, pins in [(PIXI, wanted), (PIXI["feature"]["bench"], bench)]:
+        for name, version in table["pypi-dependencies"].items():
+            if name != "kvcache":
+                assert version == f"=={pins[name]}", name
+    assert PIXI["dependencies"]["python"] == project["requires-python"]
+
+
+def test_pixi_installs_this_project_for_developers() -> None:
+    assert PIXI["pypi-dependencies"]["kvcache"] == {
+        "path": ".",
+        "editable": True,
+        "extras": ["dev"],
+    }
+
+
+def test_lock_holds_each_requirement_of_a_developer() -> None:
+    versions = locked()
+    lines = [*PYPROJECT["project"]["dependencies"], *extra("demo")]
+    lines += [line for line in extra("dev") if not line.startswith("kvcache")]
+    for line in lines:
+        name = re.match(r"[\w.-]+", line)
+        assert name
+        assert normal(name[0]) in versions, line
+    for name, version in exact_pins(lines).items():
+        assert versions[name] == {version}
+
+
+def test_lock_names_no_registry_and_no_torch() -> None:
+    assert "torch" not in locked()
+    assert "://" not in LOCK
+    assert not re.search(r"^\s*--(?!hash=)", LOCK, re.MULTILINE)
+
+
+def test_every_locked_package_has_a_hash() -> None:
+    entries = re.split(r"^(?=\w)", LOCK, flags=re.MULTILINE)[1:]
+    assert len(entries) >= len(locked())
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def test_mojo_folder_shadows_nothing_of_the_compiler() -> None:
+    names = {path.name for path in (ROOT / "mojo").iterdir()}
+    assert "kvcache" in names
+    assert names.isdisjoint(
+        {"__init__.py", "importer.py", "notebook.py", "paths.py", "run.py"}
+    )
+
+
+def test_package_links_to_its_graphs_and_mojo_sources() -> None:
+    package = ROOT / "python" / "kvcache"
+    assert (package / "graphs").resolve() == ROOT / "graphs"
+    assert (package / "_mojo/kvcache").resolve() == ROOT / "mojo" / "kvcache"
+    assert (package / "py.typed").exists()
+
+
+def test_importing_the_package_loads_neither_engine_nor_torch() -> None:
+    heavy = "{'max', 'torch', 'transformers', 'gguf'}"
+    code = f"import kvcache, sys; print({heavy} & set(sys.modules))"
+    path = os.pathsep.join([str(ROOT / "python"), *sys.path])
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "set()\n", "")
