@@ -160,6 +160,19 @@ class Fields:
             raise self._wrong(key, "a list of whole numbers")
         return value
 
+    def numbers(self, key: str) -> list[float]:
+        """Returns a list of numbers.
+
+        Raises:
+            ModelError: If the value is anything else, or absent.
+        """
+        value = self._values.get(key)
+        if not isinstance(value, list) or not all(
+            isinstance(item, int | float) for item in value
+        ):
+            raise self._wrong(key, "a list of numbers")
+        return value
+
     def object(self, key: str) -> Fields | None:
         """Returns a nested object, or None where the key is absent.
 

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 from kvcache.model.chat_template import ChatTemplate
 from kvcache.model.error import ModelError, require
 from kvcache.model.fields import Fields
-from kvcache.model.token_bytes import byte_level_bytes
+from kvcache.model.sentencepiece_bpe import (
+    CONTROL,
+    USER_DEFINED,
+    sentencepiece_bpe,
+)
+from kvcache.model.token_bytes import byte_level_bytes, sentencepiece_bytes
 from kvcache.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
 
 _KEY = "tokenizer.ggml"
-_CONTROL = 3
-_USER_DEFINED = 4
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 _GPT2 = ("gpt2", "gpt-2")
@@ -47,30 +50,50 @@ def tokenizer_from_gguf(fields: Fields, vocab_size: int) -> Tokenizer | None:
         ModelError: If its kind is not one that we can build, or the metadata
             contradicts itself.
     """
-    if (kind := fields.optional_text(f"{_KEY}.model")) in (None, "none"):
+    kind = fields.optional_text(f"{_KEY}.model")
+    if kind in (None, "none"):
         return None
-    if kind != "gpt2":
+    if kind not in ("gpt2", "llama"):
         raise ModelError(
-            f"{fields.source}: wanted {_KEY}.model gpt2 (byte-level BPE), "
-            f"got {kind}"
+            f"{fields.source}: wanted {_KEY}.model gpt2 (byte-level BPE) or "
+            f"llama (SentencePiece BPE), got {kind}"
         )
+    byte_level = kind == "gpt2"
+    pre = fields.text(f"{_KEY}.pre", "")
     tokens = fields.texts(f"{_KEY}.tokens")
-    backend = _byte_level_bpe(fields, tokens)
+    kinds = fields.integers(f"{_KEY}.token_type")
+    add_space = fields.flag(f"{_KEY}.add_space_prefix", not byte_level)
     bos_id = fields.optional_integer(f"{_KEY}.bos_token_id")
     ends = [fields.optional_integer(f"{_KEY}.{end}") for end in _ENDS]
-    pre = fields.text(f"{_KEY}.pre", "")
     return Tokenizer(
-        backend,
-        token_bytes=byte_level_bytes,
+        _byte_level_bpe(fields, tokens, kinds)
+        if byte_level
+        else sentencepiece_bpe(
+            tokens,
+            fields.numbers(f"{_KEY}.scores"),
+            kinds,
+            add_space_prefix=add_space,
+        ),
+        token_bytes=byte_level_bytes if byte_level else sentencepiece_bytes,
         vocab_size=vocab_size,
         bos_id=bos_id,
-        add_bos=fields.flag(f"{_KEY}.add_bos_token", pre in _LLAMA3),
+        add_bos=fields.flag(
+            f"{_KEY}.add_bos_token", not byte_level or pre in _LLAMA3
+        ),
         eos_ids=[end for end in ends if end is not None],
+        strip_space=add_space and not byte_level,
         chat_template=_chat_template(fields, tokens, bos_id, ends[0]),
     )
 
 
-def _byte_level_bpe(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
+def _byte_level_bpe(
+    fields: Fields, tokens: list[str], kinds: list[int]
+) -> tokenizers.Tokenizer:
+    if len(kinds) != len(tokens):
+        raise ModelError(
+            f"{fields.source}: wanted {len(tokens)} values in "
+            f"{_KEY}.token_type, got {len(kinds)}"
+        )
     package = require("tokenizers")
     merges = [
         tuple(merge.split(" ", 1)) for merge in fields.texts(f"{_KEY}.merges")
@@ -90,19 +113,11 @@ def _byte_level_bpe(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
     backend: tokenizers.Tokenizer = package.Tokenizer(model)
     backend.pre_tokenizer = _pre_tokenizer(pre, fields.source)
     backend.decoder = package.decoders.ByteLevel()
-    kinds = fields.integers(f"{_KEY}.token_type")
-    if len(kinds) != len(tokens):
-        raise ModelError(
-            f"{fields.source}: wanted {len(tokens)} values in "
-            f"{_KEY}.token_type, got {len(kinds)}"
-        )
     backend.add_tokens(
         [
-            package.AddedToken(
-                token, special=kind == _CONTROL, normalized=False
-            )
+            package.AddedToken(token, special=kind == CONTROL, normalized=False)
             for token, kind in zip(tokens, kinds, strict=True)
-            if kind in (_CONTROL, _USER_DEFINED)
+            if kind in (CONTROL, USER_DEFINED)
         ]
     )
     return backend
