@@ -1,0 +1,17 @@
+"""Graph builders: one step of work each, and no policy."""
+
+from kvcache.graphs.attention import attention_graph
+from kvcache.graphs.copy import copy_pages_graph
+from kvcache.graphs.gather import gather_graph
+from kvcache.graphs.increment import increment_cache_lengths_graph
+from kvcache.graphs.rope_store import rope_store_graph
+from kvcache.graphs.store import store_graph
+
+__all__ = [
+    "attention_graph",
+    "copy_pages_graph",
+    "gather_graph",
+    "increment_cache_lengths_graph",
+    "rope_store_graph",
+    "store_graph",
+]

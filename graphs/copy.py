@@ -1,0 +1,30 @@
+"""A graph that copies pages within the pool."""
+
+from max.dtype import DType
+from max.graph import Graph, TensorType
+
+from kvcache import ops
+
+
+def copy_pages_graph(cache: ops.CacheInputTypes) -> Graph:
+    """Builds the graph.
+
+    Inputs: the pool, then `pairs` of source and target pages, uint32
+    `[num_pairs, 2]`. It has no outputs: the pool changes in place.
+
+    Args:
+        cache: The types of the cache's inputs; only the pool's matters.
+
+    Returns:
+        The graph.
+    """
+    pairs_type = TensorType(DType.uint32, ["num_pairs", 2], cache.device)
+    with Graph(
+        "copy_pages",
+        input_types=[cache.kv_blocks, pairs_type],
+        custom_extensions=[ops.mojo_package()],
+    ) as graph:
+        kv_blocks, pairs = graph.inputs
+        ops.copy_pages(kv_blocks.buffer, pairs.tensor)
+        graph.output()
+    return graph

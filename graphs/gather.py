@@ -1,0 +1,38 @@
+"""A graph that gathers pages into contiguous keys and values."""
+
+from max.graph import BufferType, Graph
+
+from kvcache import ops
+from kvcache.graphs.ragged import row_offsets_type
+
+
+def gather_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
+    """Builds the graph.
+
+    Inputs: the four of the cache; buffers that receive the keys and values,
+    `[context_tokens, num_kv_heads, head_dim]`; `context_row_offsets` uint32
+    `[batch_size + 1]`. It has no outputs.
+
+    Args:
+        cache: The types of the cache's inputs.
+        layer: The layer to read.
+
+    Returns:
+        The graph.
+    """
+    shape = ["context_tokens", cache.num_kv_heads, cache.head_dim]
+    rows = BufferType(cache.dtype, shape, cache.device)
+    types = [*cache, rows, rows, row_offsets_type(cache.device)]
+    with Graph(
+        "gather", input_types=types, custom_extensions=[ops.mojo_package()]
+    ) as graph:
+        *inputs, keys, values, offsets = graph.inputs
+        ops.gather(
+            ops.CacheInputs.of(inputs),
+            keys.buffer,
+            values.buffer,
+            offsets.tensor,
+            layer=layer,
+        )
+        graph.output()
+    return graph

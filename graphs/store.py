@@ -1,0 +1,38 @@
+"""A graph that stores the keys and values of a ragged batch."""
+
+from max.graph import Graph, TensorType
+
+from kvcache import ops
+from kvcache.graphs.ragged import row_offsets_type
+
+
+def store_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
+    """Builds the graph.
+
+    Inputs: the four of the cache, keys and values
+    `[total_tokens, num_kv_heads, head_dim]`, `input_row_offsets` uint32
+    `[batch_size + 1]`. It has no outputs: the pool changes in place.
+
+    Args:
+        cache: The types of the cache's inputs.
+        layer: The layer to store to.
+
+    Returns:
+        The graph.
+    """
+    shape = ["total_tokens", cache.num_kv_heads, cache.head_dim]
+    rows = TensorType(cache.dtype, shape, cache.device)
+    types = [*cache, rows, rows, row_offsets_type(cache.device)]
+    with Graph(
+        "store", input_types=types, custom_extensions=[ops.mojo_package()]
+    ) as graph:
+        *inputs, keys, values, offsets = graph.inputs
+        ops.store(
+            ops.CacheInputs.of(inputs),
+            keys.tensor,
+            values.tensor,
+            offsets.tensor,
+            layer=layer,
+        )
+        graph.output()
+    return graph

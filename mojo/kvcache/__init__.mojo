@@ -1,0 +1,4 @@
+"""Paged KV cache for MAX graphs: the page pool's views and its kernels."""
+
+from .cache import PagedKVCache, PagedKVCacheCollection
+from .layout import PageLayout

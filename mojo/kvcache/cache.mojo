@@ -1,0 +1,534 @@
+"""Views of the page pool: one layer's keys or values, and the whole pool.
+
+The names and the behaviour are those of MAX's `PagedKVCache` and
+`PagedKVCacheCollection`. Neither owns memory.
+"""
+
+from kv_cache.types import KVCacheStaticParams
+from layout import ComptimeInt, Coord, TileTensor
+from layout.tile_layout import Layout as TileLayout
+from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
+
+from .layout import PageLayout
+
+
+comptime RowLayout = TileLayout[
+    shape_types=Coord[Int64].element_types,
+    stride_types=Coord[ComptimeInt[1]].element_types,
+]
+"""The layout of a vector, its length known at run time."""
+
+comptime TableLayout = TileLayout[
+    shape_types=Coord[Int64, Int64].element_types,
+    stride_types=Coord[Int64, ComptimeInt[1]].element_types,
+]
+"""The layout of a row-major matrix, its shape known at run time."""
+
+comptime LengthsTensor = TileTensor[DType.uint32, RowLayout, ImmUntrackedOrigin]
+"""Tokens cached per sequence before this step: uint32 `[batch_size]`."""
+
+comptime LookupTable = TileTensor[DType.uint32, TableLayout, ImmUntrackedOrigin]
+"""The pages of each sequence: uint32 `[batch_size, max_pages]`."""
+
+
+struct PagedKVCache[
+    dtype_: DType, kv_params_: KVCacheStaticParams, page_size: Int
+](DevicePassable, TrivialRegisterPassable):
+    """A view of one layer's keys, or of its values, in the page pool.
+
+    Positions count from a sequence's first token and go through the lookup
+    table. Asserts check every index (build with `-D ASSERT=all`).
+
+    Parameters:
+        dtype_: The element type of the pool.
+        kv_params_: The heads and the head size.
+        page_size: The tokens per page.
+    """
+
+    comptime dtype = Self.dtype_
+    """The element type of the pool."""
+
+    comptime kv_params = Self.kv_params_
+    """The heads and the head size."""
+
+    comptime page_size_ = Self.page_size
+    """The tokens per page."""
+
+    comptime device_type: AnyType = Self
+    """The type that a GPU kernel receives: this one."""
+
+    comptime page_layout = PageLayout[
+        Self.page_size, Self.kv_params.num_heads, Self.kv_params.head_size
+    ]
+    """Where an element lies."""
+
+    comptime blocks_layout = TileLayout[
+        shape_types=Coord[
+            Int64,
+            ComptimeInt[Self.page_size],
+            ComptimeInt[Self.kv_params.num_heads],
+            ComptimeInt[Self.kv_params.head_size],
+        ].element_types,
+        stride_types=Coord[
+            Int64,
+            ComptimeInt[Self.page_layout.token_stride],
+            ComptimeInt[Self.kv_params.head_size],
+            ComptimeInt[1],
+        ].element_types,
+    ]
+    """`[num_pages, page_size, num_heads, head_size]`; the stride of the first
+    axis spans all layers and is known at run time only."""
+
+    comptime blocks_type = TileTensor[
+        Self.dtype_, Self.blocks_layout, MutUntrackedOrigin
+    ]
+    """The view's type."""
+
+    var blocks: Self.blocks_type
+    """The pages, as `[num_pages, page_size, num_heads, head_size]`."""
+
+    var cache_lengths: LengthsTensor
+    """Tokens cached per sequence before this step: uint32 `[batch_size]`."""
+
+    var lookup_table: LookupTable
+    """The pages of each sequence: uint32 `[batch_size, max_pages]`."""
+
+    var max_seq_length: UInt32
+    """The most new tokens of any sequence in this step."""
+
+    var max_cache_length: UInt32
+    """The most tokens, cached and new, of any sequence in this step."""
+
+    def __init__(
+        out self,
+        blocks: Self.blocks_type,
+        cache_lengths: LengthsTensor,
+        lookup_table: LookupTable,
+        max_seq_length: UInt32,
+        max_cache_length: UInt32,
+    ):
+        """Wraps the pool and the tables of one step.
+
+        Args:
+            blocks: The pages of one layer's keys or values.
+            cache_lengths: Tokens cached before this step, `[batch_size]`.
+            lookup_table: The pages of each sequence, `[batch_size, max_pages]`.
+            max_seq_length: The most new tokens of any sequence.
+            max_cache_length: The most tokens, cached and new, of any sequence.
+        """
+        self.blocks = blocks
+        self.cache_lengths = cache_lengths
+        self.lookup_table = lookup_table
+        self.max_seq_length = max_seq_length
+        self.max_cache_length = max_cache_length
+
+    def _to_device_type(
+        self, mut encoder: Some[DeviceTypeEncoder], target: MutOpaquePointer[_]
+    ):
+        encoder.encode(self, target)
+
+    @staticmethod
+    def get_type_name() -> String:
+        """Returns the name of this type.
+
+        Returns:
+            The name.
+        """
+        return "PagedKVCache"
+
+    @staticmethod
+    def max_tile_size() -> Int:
+        """Returns the most tokens that a tile may span: one page's.
+
+        Returns:
+            The page size in tokens.
+        """
+        return Self.page_size
+
+    @always_inline
+    def cache_length(self, batch_idx: Int) -> Int:
+        """Returns how many tokens of a sequence were cached before this step.
+
+        Args:
+            batch_idx: The sequence in `[0, batch_size)`.
+
+        Returns:
+            The length in tokens.
+        """
+        assert (
+            0 <= batch_idx < Int(self.cache_lengths.dim[0]())
+        ), "batch_idx out of range"
+        return Int(self.cache_lengths.ptr[unsafe_offset=batch_idx])
+
+    @always_inline
+    def _page(self, batch_idx: Int, column: Int) -> Int:
+        """Looks a sequence's page up; a null page or a stray id asserts."""
+        assert (
+            0 <= batch_idx < Int(self.lookup_table.dim[0]())
+        ), "batch_idx out of range"
+        assert (
+            0 <= column < Int(self.lookup_table.dim[1]())
+        ), "token beyond the lookup table"
+        var row = batch_idx * Int(self.lookup_table.layout.stride[0]().value())
+        var page = Int(self.lookup_table.ptr[unsafe_offset=row + column])
+        assert page < Int(self.blocks.dim[0]()) - 1, "page out of range"
+        return page
+
+    @always_inline
+    def _offset(
+        self, batch_idx: Int, head_idx: Int, tok_idx: Int, head_dim_idx: Int
+    ) -> Int:
+        """Returns an element's offset from the start of the view."""
+        var column, slot = Self.page_layout.locate(tok_idx)
+        var stride = Int(self.blocks.layout.stride[0]().value())
+        return Self.page_layout.offset(
+            page_offset=self._page(batch_idx, column) * stride,
+            slot=slot,
+            head=head_idx,
+            dim=head_dim_idx,
+        )
+
+    @always_inline
+    def row_idx(self, batch_idx: UInt32, tok_idx: UInt32) -> UInt32:
+        """Returns a token's row in the pool seen as a matrix.
+
+        The matrix has `num_heads * head_size` columns and starts at this view.
+
+        Args:
+            batch_idx: The sequence in `[0, batch_size)`.
+            tok_idx: The token's position in its sequence.
+
+        Returns:
+            The row.
+
+        Preconditions:
+            The row must fit 32 bits.
+        """
+        var offset = self._offset(Int(batch_idx), 0, Int(tok_idx), 0)
+        var row = offset // Self.page_layout.token_stride
+        assert row < (1 << 32), "row does not fit 32 bits"
+        return UInt32(row)
+
+    @always_inline
+    def col_idx(self, head_idx: UInt32) -> UInt32:
+        """Returns a head's first column in the pool seen as a matrix.
+
+        Args:
+            head_idx: The key-value head in `[0, num_heads)`.
+
+        Returns:
+            The column.
+        """
+        assert Int(head_idx) < Self.kv_params.num_heads, "head out of range"
+        return head_idx * UInt32(Self.kv_params.head_size)
+
+    @always_inline
+    def load[
+        width: Int
+    ](self, bs: Int, head_idx: Int, tok_idx: Int, head_dim_idx: Int) -> SIMD[
+        Self.dtype_, width
+    ]:
+        """Loads consecutive elements of one head.
+
+        Parameters:
+            width: How many elements.
+
+        Args:
+            bs: The sequence in `[0, batch_size)`.
+            head_idx: The key-value head in `[0, num_heads)`.
+            tok_idx: The token's position in its sequence.
+            head_dim_idx: The first element of the head.
+
+        Returns:
+            The elements.
+
+        Preconditions:
+            `head_dim_idx + width` must not exceed the head size.
+        """
+        assert (
+            head_dim_idx + width <= Self.kv_params.head_size
+        ), "load crosses the end of the head"
+        return self.blocks.ptr.unsafe_load[width=width](
+            self._offset(bs, head_idx, tok_idx, head_dim_idx)
+        )
+
+    @always_inline
+    def store[
+        width: SIMDLength, //
+    ](
+        self,
+        bs: Int,
+        head_idx: Int,
+        tok_idx: Int,
+        head_dim_idx: Int,
+        val: SIMD[Self.dtype_, width],
+    ):
+        """Stores consecutive elements of one head.
+
+        Parameters:
+            width: How many elements.
+
+        Args:
+            bs: The sequence in `[0, batch_size)`.
+            head_idx: The key-value head in `[0, num_heads)`.
+            tok_idx: The token's position in its sequence.
+            head_dim_idx: The first element of the head.
+            val: The elements.
+
+        Preconditions:
+            `head_dim_idx + width` must not exceed the head size.
+        """
+        assert (
+            head_dim_idx + Int(width) <= Self.kv_params.head_size
+        ), "store crosses the end of the head"
+        self.blocks.ptr.unsafe_store(
+            self._offset(bs, head_idx, tok_idx, head_dim_idx), val
+        )
+
+    @always_inline
+    def block_paged_ptr[
+        tile_size: Int
+    ](
+        self,
+        batch_idx: Int,
+        start_tok_idx: Int,
+        head_idx: Int,
+        head_dim_idx: Int = 0,
+    ) -> Pointer[Scalar[Self.dtype_], MutUntrackedOrigin]:
+        """Returns where a tile of consecutive tokens starts.
+
+        The tile's tokens are `num_heads * head_size` elements apart.
+
+        Parameters:
+            tile_size: The tokens in the tile; it must divide the page size.
+
+        Args:
+            batch_idx: The sequence in `[0, batch_size)`.
+            start_tok_idx: The position of the tile's first token, a multiple
+                of `tile_size`.
+            head_idx: The key-value head in `[0, num_heads)`.
+            head_dim_idx: The element of the head.
+
+        Returns:
+            A pointer to that element of the tile's first token.
+        """
+        comptime assert (
+            tile_size <= Self.page_size and Self.page_size % tile_size == 0
+        ), "tile_size must divide page_size"
+        assert start_tok_idx % tile_size == 0, "tile crosses a page"
+        return self.blocks.ptr.unsafe_offset(
+            self._offset(batch_idx, head_idx, start_tok_idx, head_dim_idx)
+        )
+
+    @always_inline
+    def empty_cache(self) -> Bool:
+        """Returns whether there is nothing at all to attend to.
+
+        Returns:
+            True if no sequence has any token, cached or new.
+        """
+        return self.max_cache_length == 0
+
+    @always_inline
+    def max_prompt_length(self) -> UInt32:
+        """Returns the most new tokens of any sequence in this step.
+
+        Returns:
+            The length in tokens.
+        """
+        return self.max_seq_length
+
+    @always_inline
+    def max_context_length(self) -> UInt32:
+        """Returns the most tokens, cached and new, of any sequence.
+
+        Returns:
+            The length in tokens.
+        """
+        return self.max_cache_length
+
+
+struct PagedKVCacheCollection[
+    dtype_: DType, kv_params_: KVCacheStaticParams, page_size: Int
+](TrivialRegisterPassable):
+    """The whole page pool with the tables of one step.
+
+    Parameters:
+        dtype_: The element type of the pool.
+        kv_params_: The heads and the head size.
+        page_size: The tokens per page.
+    """
+
+    comptime CacheType = PagedKVCache[
+        Self.dtype_, Self.kv_params_, Self.page_size
+    ]
+    """The view of one layer's keys or values."""
+
+    comptime name_str = "paged"
+    """The name of this kind of cache."""
+
+    comptime kv_dim = 1 if Self.kv_params_.is_mla else 2
+    """2 for keys and values, 1 for MLA."""
+
+    var kv_blocks: Pointer[Scalar[Self.dtype_], MutUntrackedOrigin]
+    """The pool, row-major `[num_pages + 1, kv_dim, num_layers, page_size,
+    num_heads, head_size]`, its last page the null page."""
+
+    var num_pages: Int
+    """The pages in the pool, the null page included."""
+
+    var num_layers: Int
+    """The layers in the pool."""
+
+    var cache_lengths: LengthsTensor
+    """Tokens cached per sequence before this step: uint32 `[batch_size]`."""
+
+    var lookup_table: LookupTable
+    """The pages of each sequence: uint32 `[batch_size, max_pages]`."""
+
+    var max_seq_length: UInt32
+    """The most new tokens of any sequence in this step."""
+
+    var max_cache_length: UInt32
+    """The most tokens, cached and new, of any sequence in this step."""
+
+    def __init__(
+        out self,
+        kv_blocks: Pointer[Scalar[Self.dtype_], MutUntrackedOrigin],
+        *,
+        num_pages: Int,
+        num_layers: Int,
+        cache_lengths: LengthsTensor,
+        lookup_table: LookupTable,
+        max_seq_length: UInt32,
+        max_cache_length: UInt32,
+    ):
+        """Wraps the pool and the tables of one step.
+
+        Args:
+            kv_blocks: The pool's first element.
+            num_pages: The pages in the pool, the null page included.
+            num_layers: The layers in the pool.
+            cache_lengths: Tokens cached before this step, `[batch_size]`.
+            lookup_table: The pages of each sequence, `[batch_size, max_pages]`.
+            max_seq_length: The most new tokens of any sequence.
+            max_cache_length: The most tokens, cached and new, of any sequence.
+        """
+        self.kv_blocks = kv_blocks
+        self.num_pages = num_pages
+        self.num_layers = num_layers
+        self.cache_lengths = cache_lengths
+        self.lookup_table = lookup_table
+        self.max_seq_length = max_seq_length
+        self.max_cache_length = max_cache_length
+
+    def get_key_cache(self, layer_idx: Int) -> Self.CacheType:
+        """Returns the view of one layer's keys.
+
+        Args:
+            layer_idx: The layer in `[0, num_layers)`.
+
+        Returns:
+            The view.
+        """
+        return self._view(kv=0, layer=layer_idx)
+
+    def get_value_cache(self, layer_idx: Int) -> Self.CacheType:
+        """Returns the view of one layer's values.
+
+        Args:
+            layer_idx: The layer in `[0, num_layers)`.
+
+        Returns:
+            The view.
+
+        Constraints:
+            An MLA cache has no values.
+        """
+        comptime assert (
+            not Self.kv_params_.is_mla
+        ), "Cannot call get_value_cache for MLA cache"
+        return self._view(kv=1, layer=layer_idx)
+
+    def cache_length(self, bs_idx: Int) -> Int:
+        """Returns how many tokens of a sequence were cached before this step.
+
+        Args:
+            bs_idx: The sequence in `[0, batch_size)`.
+
+        Returns:
+            The length in tokens.
+        """
+        assert (
+            0 <= bs_idx < Int(self.cache_lengths.dim[0]())
+        ), "batch_idx out of range"
+        return Int(self.cache_lengths.ptr[unsafe_offset=bs_idx])
+
+    def _view(self, *, kv: Int, layer: Int) -> Self.CacheType:
+        """Cuts one layer's keys or values out of the pool."""
+        comptime Blocks = Self.CacheType.blocks_layout
+        var shape = Coord[*Blocks.shape_types]()
+        var stride = Coord[*Blocks.stride_types]()
+        shape[0] = rebind[shape.element_types[0]](Int64(self.num_pages))
+        stride[0] = rebind[stride.element_types[0]](
+            Int64(
+                Self.CacheType.page_layout.page_stride(
+                    kv_dim=Self.kv_dim, num_layers=self.num_layers
+                )
+            )
+        )
+        var start = Self.CacheType.page_layout.plane_offset(
+            kv=kv, layer=layer, num_layers=self.num_layers
+        )
+        return Self.CacheType(
+            Self.CacheType.blocks_type(
+                ptr=self.kv_blocks.unsafe_offset(start),
+                layout=Blocks(shape, stride),
+            ),
+            self.cache_lengths,
+            self.lookup_table,
+            self.max_seq_length,
+            self.max_cache_length,
+        )
+
+
+def lengths_tensor(ptr: Pointer[UInt32, _], batch_size: Int) -> LengthsTensor:
+    """Wraps per-sequence lengths.
+
+    Args:
+        ptr: The first length.
+        batch_size: The number of sequences.
+
+    Returns:
+        The tensor, uint32 `[batch_size]`.
+    """
+    return LengthsTensor(
+        ptr=ptr.unsafe_mut_cast[False]().unsafe_origin_cast[
+            ImmUntrackedOrigin
+        ](),
+        layout=RowLayout(Coord(Int64(batch_size)), Coord(ComptimeInt[1]())),
+    )
+
+
+def lookup_table_tensor(
+    ptr: Pointer[UInt32, _], batch_size: Int, max_pages: Int
+) -> LookupTable:
+    """Wraps a row-major lookup table.
+
+    Args:
+        ptr: The first entry.
+        batch_size: The number of sequences.
+        max_pages: The columns of the table.
+
+    Returns:
+        The tensor, uint32 `[batch_size, max_pages]`.
+    """
+    return LookupTable(
+        ptr=ptr.unsafe_mut_cast[False]().unsafe_origin_cast[
+            ImmUntrackedOrigin
+        ](),
+        layout=TableLayout(
+            Coord(Int64(batch_size), Int64(max_pages)),
+            Coord(Int64(max_pages), ComptimeInt[1]()),
+        ),
+    )

@@ -1,0 +1,336 @@
+"""Registers the kernels as MAX graph operations.
+
+The only module that registers anything. It picks a kernel for the target and
+does nothing else. Shapes are checked before, where the graph is built.
+"""
+
+import extensibility
+from extensibility import (
+    InputTensor,
+    OutputTensor,
+    _MutableInputTensor as MutableInputTensor,
+)
+from kv_cache.types import KVCacheStaticParams
+from max.gpu.host import DeviceContext
+
+from .attention_cpu import AttentionCPU
+from .attention_gpu import attention_gpu
+from .cache import PagedKVCacheCollection, lengths_tensor, lookup_table_tensor
+from .copy import copy_pages_cpu, copy_pages_gpu
+from .gather import gather_cpu, gather_gpu
+from .ragged import RaggedBatch
+from .rope_store import RopeStore
+from .store import store_cpu, store_gpu
+
+
+@always_inline
+def _read[
+    dtype: DType, rank: Int, //
+](tensor: InputTensor[dtype=dtype, rank=rank, ...]) -> Pointer[
+    Scalar[dtype], ImmUntrackedOrigin
+]:
+    """Returns the address of a tensor that an op only reads."""
+    return (
+        tensor.unsafe_ptr()
+        .unsafe_mut_cast[False]()
+        .unsafe_origin_cast[ImmUntrackedOrigin]()
+    )
+
+
+@always_inline
+def _write[
+    dtype: DType, rank: Int, //
+](tensor: MutableInputTensor[dtype=dtype, rank=rank, ...]) -> Pointer[
+    Scalar[dtype], MutUntrackedOrigin
+]:
+    """Returns the address of a tensor that an op changes."""
+    return tensor.unsafe_ptr().unsafe_origin_cast[MutUntrackedOrigin]()
+
+
+@always_inline
+def _result[
+    dtype: DType, rank: Int, //
+](tensor: OutputTensor[dtype=dtype, rank=rank, ...]) -> Pointer[
+    Scalar[dtype], MutUntrackedOrigin
+]:
+    """Returns the address of a tensor that an op makes."""
+    return tensor.unsafe_ptr().unsafe_origin_cast[MutUntrackedOrigin]()
+
+
+@always_inline
+def _batch(
+    offsets: InputTensor[dtype=DType.uint32, rank=1, ...]
+) -> RaggedBatch:
+    """Wraps the row offsets of a ragged batch."""
+    return RaggedBatch(_read(offsets), offsets.dim_size(0) - 1)
+
+
+@always_inline
+def _collection[
+    dtype: DType, //, page_size: Int, num_kv_heads: Int, head_dim: Int
+](
+    kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
+    cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
+    lookup_table: InputTensor[dtype=DType.uint32, rank=2, ...],
+    max_lengths: InputTensor[dtype=DType.uint32, rank=2, ...],
+    out collection: PagedKVCacheCollection[
+        dtype,
+        KVCacheStaticParams(num_heads=num_kv_heads, head_size=head_dim),
+        page_size,
+    ],
+):
+    """Wraps the four tensors that describe the cache in one step."""
+    collection = type_of(collection)(
+        _write(kv_blocks),
+        num_pages=kv_blocks.dim_size(0),
+        num_layers=kv_blocks.dim_size(2),
+        cache_lengths=lengths_tensor(
+            _read(cache_lengths), cache_lengths.dim_size(0)
+        ),
+        lookup_table=lookup_table_tensor(
+            _read(lookup_table),
+            lookup_table.dim_size(0),
+            lookup_table.dim_size(1),
+        ),
+        max_seq_length=_read(max_lengths)[unsafe_offset=0],
+        max_cache_length=_read(max_lengths)[unsafe_offset=1],
+    )
+
+
+@extensibility.register("kvcache.store")
+struct Store:
+    """Registers the store of keys and values as `kvcache.store`."""
+
+    @doc_hidden
+    @staticmethod
+    def execute[
+        dtype: DType,
+        //,
+        target: StaticString,
+        page_size: Int,
+        num_kv_heads: Int,
+        head_dim: Int,
+    ](
+        kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
+        keys: InputTensor[dtype=dtype, rank=3, ...],
+        values: InputTensor[dtype=dtype, rank=3, ...],
+        input_row_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
+        cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
+        lookup_table: InputTensor[dtype=DType.uint32, rank=2, ...],
+        max_lengths: InputTensor[dtype=DType.uint32, rank=2, ...],
+        layer: UInt32,
+        ctx: DeviceContext,
+    ) raises:
+        var cache = _collection[page_size, num_kv_heads, head_dim](
+            kv_blocks, cache_lengths, lookup_table, max_lengths
+        )
+        comptime if target == "cpu":
+            store_cpu(
+                _read(keys),
+                _read(values),
+                cache.get_key_cache(Int(layer)),
+                cache.get_value_cache(Int(layer)),
+                _batch(input_row_offsets),
+            )
+        else:
+            store_gpu(
+                _read(keys),
+                _read(values),
+                cache.get_key_cache(Int(layer)),
+                cache.get_value_cache(Int(layer)),
+                _batch(input_row_offsets),
+                keys.dim_size(0),
+                ctx,
+            )
+
+
+@extensibility.register("kvcache.rope_store")
+struct RopeStoreOp:
+    """Registers rotation and store of one layer as `kvcache.rope_store`."""
+
+    @doc_hidden
+    @staticmethod
+    def execute[
+        dtype: DType,
+        //,
+        target: StaticString,
+        page_size: Int,
+        num_q_heads: Int,
+        num_kv_heads: Int,
+        head_dim: Int,
+        rope_dim: Int,
+        interleaved: Bool,
+    ](
+        queries: OutputTensor[dtype=dtype, rank=3, ...],
+        kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
+        qkv: InputTensor[dtype=dtype, rank=2, ...],
+        freqs: InputTensor[dtype=DType.float32, rank=2, ...],
+        input_row_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
+        cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
+        lookup_table: InputTensor[dtype=DType.uint32, rank=2, ...],
+        max_lengths: InputTensor[dtype=DType.uint32, rank=2, ...],
+        layer: UInt32,
+        ctx: DeviceContext,
+    ) raises:
+        comptime params = KVCacheStaticParams(
+            num_heads=num_kv_heads, head_size=head_dim
+        )
+        var cache = _collection[page_size, num_kv_heads, head_dim](
+            kv_blocks, cache_lengths, lookup_table, max_lengths
+        )
+        var work = RopeStore[
+            dtype, params, page_size, num_q_heads, rope_dim, interleaved
+        ](
+            _result(queries),
+            _read(qkv),
+            _read(freqs),
+            freqs.dim_size(0),
+            cache.get_key_cache(Int(layer)),
+            cache.get_value_cache(Int(layer)),
+            _batch(input_row_offsets),
+        )
+        comptime if target == "cpu":
+            work.run_cpu()
+        else:
+            work.run_gpu(qkv.dim_size(0), ctx)
+
+
+@extensibility.register("kvcache.gather")
+struct Gather:
+    """Registers the gather of keys and values as `kvcache.gather`."""
+
+    @doc_hidden
+    @staticmethod
+    def execute[
+        dtype: DType,
+        //,
+        target: StaticString,
+        page_size: Int,
+        num_kv_heads: Int,
+        head_dim: Int,
+    ](
+        keys: MutableInputTensor[dtype=dtype, rank=3, ...],
+        values: MutableInputTensor[dtype=dtype, rank=3, ...],
+        kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
+        context_row_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
+        cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
+        lookup_table: InputTensor[dtype=DType.uint32, rank=2, ...],
+        max_lengths: InputTensor[dtype=DType.uint32, rank=2, ...],
+        layer: UInt32,
+        ctx: DeviceContext,
+    ) raises:
+        var cache = _collection[page_size, num_kv_heads, head_dim](
+            kv_blocks, cache_lengths, lookup_table, max_lengths
+        )
+        comptime if target == "cpu":
+            gather_cpu(
+                _write(keys),
+                _write(values),
+                cache.get_key_cache(Int(layer)),
+                cache.get_value_cache(Int(layer)),
+                _batch(context_row_offsets),
+            )
+        else:
+            gather_gpu(
+                _write(keys),
+                _write(values),
+                cache.get_key_cache(Int(layer)),
+                cache.get_value_cache(Int(layer)),
+                _batch(context_row_offsets),
+                keys.dim_size(0),
+                ctx,
+            )
+
+
+@extensibility.register("kvcache.copy_pages")
+struct CopyPages:
+    """Registers the copy of pages in the pool as `kvcache.copy_pages`."""
+
+    @doc_hidden
+    @staticmethod
+    def execute[
+        dtype: DType,
+        //,
+        target: StaticString,
+        plane_stride: Int,
+    ](
+        kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
+        pairs: InputTensor[dtype=DType.uint32, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var page_stride = (
+            kv_blocks.dim_size(1) * kv_blocks.dim_size(2) * plane_stride
+        )
+        comptime if target == "cpu":
+            copy_pages_cpu(
+                _write(kv_blocks),
+                _read(pairs),
+                num_pairs=pairs.dim_size(0),
+                num_pages=kv_blocks.dim_size(0) - 1,
+                page_stride=page_stride,
+            )
+        else:
+            copy_pages_gpu[plane_stride](
+                _write(kv_blocks),
+                _read(pairs),
+                num_pairs=pairs.dim_size(0),
+                num_pages=kv_blocks.dim_size(0) - 1,
+                page_stride=page_stride,
+                ctx=ctx,
+            )
+
+
+@extensibility.register("kvcache.attention")
+struct Attention:
+    """Registers causal paged attention as `kvcache.attention`."""
+
+    @doc_hidden
+    @staticmethod
+    def execute[
+        dtype: DType,
+        //,
+        target: StaticString,
+        page_size: Int,
+        num_q_heads: Int,
+        num_kv_heads: Int,
+        head_dim: Int,
+    ](
+        output: OutputTensor[dtype=dtype, rank=3, ...],
+        queries: InputTensor[dtype=dtype, rank=3, ...],
+        kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
+        input_row_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
+        cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
+        lookup_table: InputTensor[dtype=DType.uint32, rank=2, ...],
+        max_lengths: InputTensor[dtype=DType.uint32, rank=2, ...],
+        layer: UInt32,
+        scale: Float32,
+        ctx: DeviceContext,
+    ) raises:
+        comptime params = KVCacheStaticParams(
+            num_heads=num_kv_heads, head_size=head_dim
+        )
+        var cache = _collection[page_size, num_kv_heads, head_dim](
+            kv_blocks, cache_lengths, lookup_table, max_lengths
+        )
+        var keys = cache.get_key_cache(Int(layer))
+        var values = cache.get_value_cache(Int(layer))
+        comptime if target == "cpu":
+            AttentionCPU[dtype, params, page_size, num_q_heads](
+                _result(output),
+                _read(queries),
+                keys,
+                values,
+                _batch(input_row_offsets),
+                scale,
+            ).run()
+        else:
+            attention_gpu[num_q_heads](
+                _result(output),
+                _read(queries),
+                keys,
+                values,
+                _batch(input_row_offsets),
+                scale,
+                queries.dim_size(0),
+                ctx,
+            )

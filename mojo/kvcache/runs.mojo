@@ -1,0 +1,49 @@
+"""Walks a ragged batch in runs that stay inside one page."""
+
+from std.math import ceildiv
+from std.sys import size_of
+
+from .cache import PagedKVCache
+from .parallel import GRAIN_BYTES, parallel_ranges
+from .ragged import RaggedBatch
+
+
+def parallel_page_runs[
+    WorkType: def(Int, Int, Int, Int) raises -> None, //, *, after_cached: Bool
+](work: WorkType, cache: PagedKVCache, batch: RaggedBatch,) raises:
+    """Calls `work(row, seq, position, run)` for rows that share a page.
+
+    Parameters:
+        WorkType: The type of the function.
+        after_cached: Whether a sequence's rows come after its cached tokens;
+            else they start at position 0.
+
+    Args:
+        work: The function; `run` consecutive rows from `row` are the tokens of
+            sequence `seq` from `position` on. Calls run at the same time.
+        cache: The cache that the positions refer to.
+        batch: The rows of each sequence.
+    """
+    comptime row_bytes = (
+        cache.page_layout.token_stride * size_of[cache.dtype_]()
+    )
+
+    def walk(begin: Int, end: Int) raises {imm}:
+        var row = begin
+        while row < end:
+            var seq = batch.sequence_of(row)
+            var position = row - batch.start(seq)
+            comptime if after_cached:
+                position += cache.cache_length(seq)
+            var _, slot = cache.page_layout.locate(position)
+            var run = min(
+                min(batch.start(seq + 1), end) - row, cache.page_size - slot
+            )
+            work(row, seq, position, run)
+            row += run
+
+    parallel_ranges(
+        walk,
+        num_items=batch.num_rows(),
+        grain=ceildiv(GRAIN_BYTES, row_bytes),
+    )

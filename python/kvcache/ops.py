@@ -1,0 +1,469 @@
+"""Typed wrappers of the custom graph operations.
+
+Shapes and dtypes are checked here, while a graph is built, and not again in
+the kernels. The kernels' sources come from `mojo_package()`, which goes into a
+graph's `custom_extensions`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from max.dtype import DType
+from max.graph import (
+    BufferType,
+    BufferValue,
+    DeviceRef,
+    StaticDim,
+    TensorType,
+    TensorValue,
+    Value,
+    ops,
+)
+
+from kvcache.mojo_sources import mojo_package
+
+__all__ = [
+    "PAGE_SIZES",
+    "CacheInputTypes",
+    "CacheInputs",
+    "attention",
+    "copy_pages",
+    "gather",
+    "mojo_package",
+    "rope_store",
+    "store",
+]
+
+PAGE_SIZES = (16, 32, 64, 128, 256)
+"""The page sizes, in tokens, that the kernels take."""
+
+DTYPES = (DType.float32, DType.bfloat16)
+"""The element types that the kernels take."""
+
+MIN_HEAD_DIM = 8
+MAX_HEAD_DIM = 256
+
+_CPU = DeviceRef.CPU()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheInputTypes:
+    """The types of the four graph inputs that describe the cache.
+
+    Iterates in the order of `PagedKVCacheManager.fetch`.
+
+    Args:
+        dtype: The element type of the pool.
+        num_layers: Layers in the pool.
+        page_size: Tokens per page.
+        num_kv_heads: Key-value heads on this device.
+        head_dim: Elements per head.
+        device: Where the pool is.
+        prefix: Goes before the names of symbolic dimensions, so that several
+            caches can share a graph.
+
+    Raises:
+        ValueError: If a size or the dtype is one that the kernels do not take.
+    """
+
+    dtype: DType
+    num_layers: int
+    page_size: int
+    num_kv_heads: int
+    head_dim: int
+    device: DeviceRef
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            names = ", ".join(dtype.name for dtype in DTYPES)
+            raise ValueError(f"dtype must be one of {names}, got {self.dtype}")
+        if self.page_size not in PAGE_SIZES:
+            raise ValueError(
+                f"page_size must be one of {PAGE_SIZES}, got {self.page_size}"
+            )
+        if self.head_dim not in range(MIN_HEAD_DIM, MAX_HEAD_DIM + 1, 8):
+            raise ValueError(
+                f"head_dim must be a multiple of 8 from {MIN_HEAD_DIM} to"
+                f" {MAX_HEAD_DIM}, got {self.head_dim}"
+            )
+        for name in ("num_layers", "num_kv_heads"):
+            if (value := getattr(self, name)) <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    @property
+    def kv_blocks(self) -> BufferType:
+        """The pool.
+
+        `[total_num_pages, 2, num_layers, page_size, num_kv_heads, head_dim]`,
+        its last page the null page.
+        """
+        shape = (
+            f"{self.prefix}total_num_pages",
+            2,
+            self.num_layers,
+            self.page_size,
+            self.num_kv_heads,
+            self.head_dim,
+        )
+        return BufferType(self.dtype, shape, self.device)
+
+    @property
+    def cache_lengths(self) -> TensorType:
+        """Tokens cached before this step, uint32 `[batch_size]`."""
+        return TensorType(
+            DType.uint32, [f"{self.prefix}batch_size"], self.device
+        )
+
+    @property
+    def lookup_table(self) -> TensorType:
+        """Pages of each sequence, uint32 `[batch_size, num_columns]`."""
+        shape = [f"{self.prefix}batch_size", f"{self.prefix}num_columns"]
+        return TensorType(DType.uint32, shape, self.device)
+
+    @property
+    def max_lengths(self) -> TensorType:
+        """Longest lengths of each step, uint32 `[steps_remaining, 2]`."""
+        shape = [f"{self.prefix}steps_remaining", 2]
+        return TensorType(DType.uint32, shape, _CPU)
+
+    def __iter__(self) -> Iterator[BufferType | TensorType]:
+        """Yields the types in the order of `fetch`."""
+        yield self.kv_blocks
+        yield self.cache_lengths
+        yield self.lookup_table
+        yield self.max_lengths
+
+    def __len__(self) -> int:
+        """Returns the number of graph inputs."""
+        return 4
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInputs:
+    """The four graph values that describe the cache in one step."""
+
+    kv_blocks: BufferValue
+    cache_lengths: TensorValue
+    lookup_table: TensorValue
+    max_lengths: TensorValue
+
+    @classmethod
+    def of(cls, values: Sequence[Value]) -> "CacheInputs":
+        """Wraps graph inputs whose types came from `CacheInputTypes`.
+
+        Args:
+            values: The pool, the lengths, the table, the longest lengths.
+
+        Raises:
+            ValueError: If there are not four values.
+        """
+        if len(values) != 4:
+            raise ValueError(f"wanted 4 cache inputs, got {len(values)}")
+        blocks, lengths, table, longest = values
+        return cls(blocks.buffer, lengths.tensor, table.tensor, longest.tensor)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers in the pool."""
+        return _static(self.kv_blocks, 2)
+
+    @property
+    def page_size(self) -> int:
+        """Tokens per page."""
+        return _static(self.kv_blocks, 3)
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Key-value heads on this device."""
+        return _static(self.kv_blocks, 4)
+
+    @property
+    def head_dim(self) -> int:
+        """Elements per head."""
+        return _static(self.kv_blocks, 5)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What every kernel is compiled for."""
+        return {
+            "page_size": self.page_size,
+            "num_kv_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+        }
+
+    @property
+    def tables(self) -> list[Value]:
+        """The values behind the pool, in order."""
+        return [self.cache_lengths, self.lookup_table, self.max_lengths]
+
+
+def store(
+    cache: CacheInputs,
+    keys: TensorValue,
+    values: TensorValue,
+    input_row_offsets: TensorValue,
+    *,
+    layer: int | TensorValue,
+) -> None:
+    """Stores the keys and values of a ragged batch behind its cached tokens.
+
+    Args:
+        cache: The cache.
+        keys: New keys, `[total_tokens, num_kv_heads, head_dim]`.
+        values: New values, of the same shape.
+        input_row_offsets: Where each sequence starts, uint32
+            `[batch_size + 1]`.
+        layer: The layer, as a number or as a uint32 scalar on the CPU.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit the pool.
+    """
+    heads = [cache.num_kv_heads, cache.head_dim]
+    _check("keys", keys, cache.kv_blocks.dtype, heads)
+    _check("values", values, cache.kv_blocks.dtype, heads)
+    _check_offsets("input_row_offsets", input_row_offsets)
+    ops.inplace_custom(
+        "kvcache.store",
+        device=cache.kv_blocks.device,
+        values=[
+            cache.kv_blocks,
+            keys,
+            values,
+            input_row_offsets,
+            *cache.tables,
+            _layer(cache, layer),
+        ],
+        parameters=cache.sizes,
+    )
+
+
+def rope_store(
+    cache: CacheInputs,
+    qkv: TensorValue,
+    freqs: TensorValue,
+    input_row_offsets: TensorValue,
+    *,
+    layer: int | TensorValue,
+    interleaved: bool = False,
+) -> TensorValue:
+    """Rotates queries and keys and stores keys and values, in one kernel.
+
+    Args:
+        cache: The cache.
+        qkv: The heads of queries, keys and values side by side,
+            `[total_tokens, (num_q_heads + 2 * num_kv_heads) * head_dim]`.
+        freqs: Cosines, then sines, of every position, float32
+            `[num_positions, rope_dim]`; the first `rope_dim` elements of a
+            head turn.
+        input_row_offsets: Where each sequence starts, uint32
+            `[batch_size + 1]`.
+        layer: The layer, as a number or as a uint32 scalar on the CPU.
+        interleaved: Whether a pair are neighbours (GGUF) or half of `rope_dim`
+            apart (Hugging Face).
+
+    Returns:
+        The rotated queries, `[total_tokens, num_q_heads, head_dim]`.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit the pool.
+    """
+    width = _static(qkv, 1)
+    heads, rest = divmod(width, cache.head_dim)
+    num_q_heads = heads - 2 * cache.num_kv_heads
+    if rest or num_q_heads < 1 or num_q_heads % cache.num_kv_heads:
+        raise ValueError(
+            f"qkv must hold a multiple of {cache.num_kv_heads} query heads and"
+            f" {2 * cache.num_kv_heads} more of {cache.head_dim} elements each,"
+            f" got {width} elements"
+        )
+    rope_dim = _static(freqs, 1)
+    if rope_dim not in range(2, cache.head_dim + 1, 2):
+        raise ValueError(
+            "rope_dim must be even and at most head_dim"
+            f" ({cache.head_dim}), got {rope_dim}"
+        )
+    _check("qkv", qkv, cache.kv_blocks.dtype, [width])
+    _check("freqs", freqs, DType.float32, [rope_dim])
+    _check_offsets("input_row_offsets", input_row_offsets)
+    shape = [qkv.shape[0], num_q_heads, cache.head_dim]
+    (queries,) = ops.inplace_custom(
+        "kvcache.rope_store",
+        device=cache.kv_blocks.device,
+        values=[
+            cache.kv_blocks,
+            qkv,
+            freqs,
+            input_row_offsets,
+            *cache.tables,
+            _layer(cache, layer),
+        ],
+        out_types=[TensorType(qkv.dtype, shape, qkv.device)],
+        parameters={
+            **cache.sizes,
+            "num_q_heads": num_q_heads,
+            "rope_dim": rope_dim,
+            "interleaved": interleaved,
+        },
+    )
+    return queries.tensor
+
+
+def gather(
+    cache: CacheInputs,
+    keys: BufferValue,
+    values: BufferValue,
+    context_row_offsets: TensorValue,
+    *,
+    layer: int | TensorValue,
+) -> None:
+    """Gathers the first tokens of every sequence out of its pages.
+
+    Args:
+        cache: The cache; `cache_lengths` does not matter here.
+        keys: Receives the keys, `[context_tokens, num_kv_heads, head_dim]`.
+        values: Receives the values, of the same shape.
+        context_row_offsets: The output rows of each sequence, from its
+            position 0, uint32 `[batch_size + 1]`. Later rows stay as they are.
+        layer: The layer, as a number or as a uint32 scalar on the CPU.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit the pool.
+    """
+    heads = [cache.num_kv_heads, cache.head_dim]
+    _check("keys", keys, cache.kv_blocks.dtype, heads)
+    _check("values", values, cache.kv_blocks.dtype, heads)
+    _check_offsets("context_row_offsets", context_row_offsets)
+    ops.inplace_custom(
+        "kvcache.gather",
+        device=cache.kv_blocks.device,
+        values=[
+            keys,
+            values,
+            cache.kv_blocks,
+            context_row_offsets,
+            *cache.tables,
+            _layer(cache, layer),
+        ],
+        parameters=cache.sizes,
+    )
+
+
+def copy_pages(kv_blocks: BufferValue, pairs: TensorValue) -> None:
+    """Copies whole pages within the pool, all layers at once.
+
+    No page may be written twice, or be both read and written.
+
+    Args:
+        kv_blocks: The pool.
+        pairs: Source and target pages, uint32 `[num_pairs, 2]`.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit.
+    """
+    _check("pairs", pairs, DType.uint32, [2])
+    plane = (_static(kv_blocks, axis) for axis in (3, 4, 5))
+    page_size, num_kv_heads, head_dim = plane
+    ops.inplace_custom(
+        "kvcache.copy_pages",
+        device=kv_blocks.device,
+        values=[kv_blocks, pairs],
+        parameters={"plane_stride": page_size * num_kv_heads * head_dim},
+    )
+
+
+def attention(
+    cache: CacheInputs,
+    queries: TensorValue,
+    input_row_offsets: TensorValue,
+    *,
+    layer: int | TensorValue,
+    scale: float,
+) -> TensorValue:
+    """Attends causally over the pages, whose new tokens are stored already.
+
+    Token `i` of a sequence's new tokens sees `cache_lengths + i + 1` keys. The
+    query heads share key-value heads in groups; prefill, chunked prefill and
+    decode may be mixed in a batch.
+
+    Args:
+        cache: The cache.
+        queries: `[total_tokens, num_q_heads, head_dim]`.
+        input_row_offsets: Where each sequence starts, uint32
+            `[batch_size + 1]`.
+        layer: The layer, as a number or as a uint32 scalar on the CPU.
+        scale: What scores are multiplied by before the softmax.
+
+    Returns:
+        The weighted values, of the shape of `queries`.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit the pool.
+    """
+    num_q_heads = _static(queries, 1)
+    if num_q_heads < 1 or num_q_heads % cache.num_kv_heads:
+        raise ValueError(
+            f"queries must have a multiple of {cache.num_kv_heads} heads,"
+            f" got {num_q_heads}"
+        )
+    heads = [num_q_heads, cache.head_dim]
+    _check("queries", queries, cache.kv_blocks.dtype, heads)
+    _check_offsets("input_row_offsets", input_row_offsets)
+    (output,) = ops.inplace_custom(
+        "kvcache.attention",
+        device=cache.kv_blocks.device,
+        values=[
+            queries,
+            cache.kv_blocks,
+            input_row_offsets,
+            *cache.tables,
+            _layer(cache, layer),
+            ops.constant(scale, DType.float32, _CPU),
+        ],
+        out_types=[queries.type],
+        parameters={**cache.sizes, "num_q_heads": num_q_heads},
+    )
+    return output.tensor
+
+
+def _static(value: TensorValue | BufferValue, axis: int) -> int:
+    """Returns a dimension that must be known while the graph is built."""
+    if axis >= len(value.shape):
+        raise ValueError(f"wanted more than {axis} axes, got {value.shape}")
+    dim = value.shape[axis]
+    if not isinstance(dim, StaticDim):
+        raise TypeError(f"axis {axis} of {value.shape} must be static")
+    return int(dim)
+
+
+def _check(
+    name: str,
+    value: TensorValue | BufferValue,
+    dtype: DType,
+    inner: list[int],
+) -> None:
+    """Refuses a tensor whose dtype, rank or inner dimensions do not fit."""
+    shape = list(value.shape)
+    if value.dtype != dtype or len(shape) != len(inner) + 1:
+        raise ValueError(
+            f"{name} must be {dtype.name} of {len(inner) + 1} axes, got"
+            f" {value.dtype.name} {shape}"
+        )
+    if shape[1:] != inner:
+        raise ValueError(f"{name} must be [rows, {inner}], got {shape}")
+
+
+def _check_offsets(name: str, value: TensorValue) -> None:
+    """Refuses row offsets that are not a uint32 vector."""
+    _check(name, value, DType.uint32, [])
+
+
+def _layer(cache: CacheInputs, layer: int | TensorValue) -> TensorValue:
+    """Returns the layer as a scalar on the CPU."""
+    if isinstance(layer, TensorValue):
+        return layer
+    if not 0 <= layer < cache.num_layers:
+        raise ValueError(
+            f"layer must be from 0 to {cache.num_layers - 1}, got {layer}"
+        )
+    return ops.constant(layer, DType.uint32, _CPU)

@@ -1,0 +1,159 @@
+"""What each operation means, in NumPy, one token at a time.
+
+Slow on purpose. Every kernel is tested against this module; nothing but tests
+and benchmarks imports it. The pool `kv_blocks` is
+`[num_pages + 1, 2, num_layers, page_size, num_kv_heads, head_dim]`.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[Any]
+Indices = npt.NDArray[np.uint32]
+
+
+def store(
+    kv_blocks: Floats,
+    keys: Floats,  # [total_tokens, num_kv_heads, head_dim]
+    values: Floats,  # [total_tokens, num_kv_heads, head_dim]
+    input_row_offsets: Indices,  # [batch_size + 1]
+    cache_lengths: Indices,  # [batch_size], before this call
+    lookup_table: Indices,  # [batch_size, num_columns]
+    *,
+    layer: int,
+) -> None:
+    """Writes each sequence's new tokens after its cached tokens, in place."""
+    page_size = kv_blocks.shape[3]
+    for seq, cached in enumerate(cache_lengths.tolist()):
+        begin, end = input_row_offsets[seq : seq + 2].tolist()
+        for row in range(begin, end):
+            column, slot = divmod(cached + row - begin, page_size)
+            page = lookup_table[seq, column]
+            kv_blocks[page, 0, layer, slot] = keys[row]
+            kv_blocks[page, 1, layer, slot] = values[row]
+
+
+def rope(
+    heads: Floats,  # [num_heads, head_dim]
+    freqs: Floats,  # [rope_dim], cosines then sines
+    *,
+    interleaved: bool,
+) -> Floats:
+    """Returns the heads turned by one position's angles."""
+    half = len(freqs) // 2
+    cosine, sine = freqs[:half], freqs[half:]
+    if interleaved:
+        first, second = np.s_[:, 0 : 2 * half : 2], np.s_[:, 1 : 2 * half : 2]
+    else:
+        first, second = np.s_[:, :half], np.s_[:, half : 2 * half]
+    x = heads[first].astype(np.float32)
+    y = heads[second].astype(np.float32)
+    turned = heads.copy()
+    turned[first] = (x * cosine - y * sine).astype(heads.dtype)
+    turned[second] = (y * cosine + x * sine).astype(heads.dtype)
+    return turned
+
+
+def rope_store(
+    kv_blocks: Floats,
+    qkv: Floats,  # [total_tokens, (num_q_heads + 2 num_kv_heads) head_dim]
+    freqs: Floats,  # [num_positions, rope_dim], cosines then sines
+    input_row_offsets: Indices,  # [batch_size + 1]
+    cache_lengths: Indices,  # [batch_size], before this call
+    lookup_table: Indices,  # [batch_size, num_columns]
+    *,
+    layer: int,
+    interleaved: bool = False,
+) -> Floats:
+    """Turns queries and keys, stores keys and values; returns the queries."""
+    num_kv_heads, head_dim = kv_blocks.shape[4:]
+    heads = qkv.reshape(len(qkv), -1, head_dim).copy()
+    for seq, cached in enumerate(cache_lengths.tolist()):
+        begin, end = input_row_offsets[seq : seq + 2].tolist()
+        for row in range(begin, end):
+            heads[row, :-num_kv_heads] = rope(
+                heads[row, :-num_kv_heads],
+                freqs[cached + row - begin],
+                interleaved=interleaved,
+            )
+    queries, keys, values = np.split(
+        heads, [-2 * num_kv_heads, -num_kv_heads], axis=1
+    )
+    store(
+        kv_blocks,
+        keys,
+        values,
+        input_row_offsets,
+        cache_lengths,
+        lookup_table,
+        layer=layer,
+    )
+    return queries
+
+
+def gather(
+    kv_blocks: Floats,
+    keys: Floats,  # [context_tokens, num_kv_heads, head_dim]
+    values: Floats,  # [context_tokens, num_kv_heads, head_dim]
+    context_row_offsets: Indices,  # [batch_size + 1]
+    lookup_table: Indices,  # [batch_size, num_columns]
+    *,
+    layer: int,
+) -> None:
+    """Copies each sequence's first tokens out of its pages, in place."""
+    page_size = kv_blocks.shape[3]
+    for seq in range(len(lookup_table)):
+        begin, end = context_row_offsets[seq : seq + 2].tolist()
+        for row in range(begin, end):
+            column, slot = divmod(row - begin, page_size)
+            page = lookup_table[seq, column]
+            keys[row] = kv_blocks[page, 0, layer, slot]
+            values[row] = kv_blocks[page, 1, layer, slot]
+
+
+def copy_pages(
+    kv_blocks: Floats,
+    pairs: Indices,  # [num_pairs, 2], source then target
+) -> None:
+    """Copies whole pages, all layers at once, in place."""
+    for source, target in pairs.tolist():
+        kv_blocks[target] = kv_blocks[source]
+
+
+def attention(
+    kv_blocks: Floats,
+    queries: Floats,  # [total_tokens, num_q_heads, head_dim]
+    input_row_offsets: Indices,  # [batch_size + 1]
+    cache_lengths: Indices,  # [batch_size], before this step
+    lookup_table: Indices,  # [batch_size, num_columns]
+    *,
+    layer: int,
+    scale: float,
+) -> npt.NDArray[np.float64]:
+    """Returns causal attention over pages that hold the new tokens too."""
+    page_size, num_kv_heads = kv_blocks.shape[3:5]
+    output = np.empty(queries.shape, np.float64)
+    group = queries.shape[1] // num_kv_heads
+    for seq, cached in enumerate(cache_lengths.tolist()):
+        begin, end = input_row_offsets[seq : seq + 2].tolist()
+        for row in range(begin, end):
+            places = [
+                divmod(position, page_size)
+                for position in range(cached + row - begin + 1)
+            ]
+            pages = [lookup_table[seq, column] for column, _ in places]
+            slots = [slot for _, slot in places]
+            keys, values = (
+                kv_blocks[pages, kv, layer, slots].astype(np.float64)
+                for kv in (0, 1)
+            )
+            for head in range(queries.shape[1]):
+                query = queries[row, head].astype(np.float64)
+                scores = keys[:, head // group] @ query * scale
+                weights = np.exp(scores - scores.max())
+                output[row, head] = (
+                    weights @ values[:, head // group] / weights.sum()
+                )
+    return output
