@@ -1,0 +1,290 @@
+"""Who is computed in the next step, and who loses pages for it."""
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kvcache.serve.request import GenerationRequest
+from kvcache.serve.sampling import FinishReason
+
+
+class PageKeeper(Protocol):
+    """What the scheduler asks of a `PagedKVCacheManager`."""
+
+    page_size: int
+    max_batch_size: int
+    max_seq_len: int
+    total_num_pages: int
+
+    @property
+    def num_free_blocks(self) -> int:
+        """How many pages can be handed out."""
+
+    def external_claim(self, request_id: Hashable) -> None:
+        """Makes a request known."""
+
+    def maybe_reserve(
+        self, data: GenerationRequest, num_steps: int = 1
+    ) -> bool:
+        """Takes the pages of the next steps, or says no and takes none."""
+
+    def release(self, request_id: Hashable) -> None:
+        """Forgets a request and gives its pages back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleLimits:
+    """How much one step may compute.
+
+    Raises:
+        ValueError: If a limit is not positive.
+    """
+
+    max_batch_tokens: int = 512
+    """Tokens in one step, over all requests."""
+    chunk_size: int = 256
+    """Prompt tokens of one request in one step."""
+    num_steps: int = 8
+    """Steps per fetch while nothing waits and every request decodes."""
+
+    def __post_init__(self) -> None:
+        """Checks each limit."""
+        for name in self.__slots__:
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(slots=True)
+class Plan:
+    """One fetch: its batch, and what happened while it was made."""
+
+    batch: list[GenerationRequest] = field(default_factory=list)
+    """The requests to compute, with pages reserved and chunks set."""
+    num_steps: int = 1
+    """How often the model runs on the batch."""
+    started: list[GenerationRequest] = field(default_factory=list)
+    """Requests that left the queue for this step."""
+    preempted: list[GenerationRequest] = field(default_factory=list)
+    """Requests that lost their pages and wait again."""
+    failed: list[GenerationRequest] = field(default_factory=list)
+    """Requests that ended, since they alone need too many pages."""
+    hit_tokens: int = 0
+    """Tokens that cached prefixes spared."""
+
+
+class Scheduler:
+    """Continuous batching: requests join and leave between steps.
+
+    Decoding requests come first; what is left of the step's token budget is
+    filled with prompt chunks, oldest request first. When pages run out, the
+    youngest running request is preempted: its pages go back, its tokens are
+    rewound and it waits at the head of the queue.
+
+    Every request ends. Requests start in the order of their arrival, and only
+    the youngest running one is ever put back, at the head of the queue. So
+    each running request is older than each waiting one, and the oldest of all
+    is never preempted once it runs: should it lack pages when all others have
+    lost theirs, it can never have them, and it fails. Each step computes at
+    least one of its tokens: its next one if it decodes, else the first of the
+    prompt budget, which is positive since the decoding requests are fewer
+    than `max_batch_size <= max_batch_tokens`. Its tokens are finite in number,
+    and when it ends the next request is the oldest.
+
+    Args:
+        pages: Hands out pages; this scheduler is its only user.
+        limits: How much one step may compute.
+
+    Raises:
+        ValueError: If `limits.max_batch_tokens` is under the manager's
+            `max_batch_size`: a full batch could not decode.
+    """
+
+    def __init__(self, pages: PageKeeper, limits: ScheduleLimits) -> None:
+        """Starts with nothing to do."""
+        if limits.max_batch_tokens < pages.max_batch_size:
+            raise ValueError(
+                f"max_batch_tokens must be at least max_batch_size "
+                f"{pages.max_batch_size}, got {limits.max_batch_tokens}"
+            )
+        self._pages = pages
+        self._limits = limits
+        self._waiting: deque[GenerationRequest] = deque()
+        self._running: list[GenerationRequest] = []  # oldest first
+
+    @property
+    def running(self) -> tuple[GenerationRequest, ...]:
+        """The requests that hold pages, oldest first."""
+        return tuple(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    def add(self, request: GenerationRequest) -> None:
+        """Queues a request behind all others.
+
+        Raises:
+            ValueError: If its prompt leaves no room for a token within
+                `max_seq_len`, or needs more pages than there are.
+        """
+        length, limit = len(request.tokens), self._pages.max_seq_len
+        if length >= limit:
+            raise ValueError(
+                f"wanted a prompt of at most {limit - 1} tokens, which leaves "
+                f"room for one more in a context of {limit}, got {length}"
+            )
+        wanted = self._pages_for(length)
+        if wanted > self._pages.total_num_pages:
+            raise ValueError(
+                f"the prompt of {length} tokens wants {wanted} pages of "
+                f"{self._pages.page_size} tokens, there are "
+                f"{self._pages.total_num_pages}"
+            )
+        self._waiting.append(request)
+
+    def plan(self) -> Plan:
+        """Chooses the next batch, reserves its pages and sets its chunks.
+
+        A plan that was not computed may be followed by another one.
+
+        Returns:
+            The plan; its batch is empty only if nothing waits or runs, or if
+            every request in it failed.
+        """
+        plan = Plan(num_steps=self._joint_steps())
+        self._reserve_running(plan)
+        budget = self._limits.max_batch_tokens
+        for request in self._running:
+            if request.is_decoding:
+                plan.batch.append(request)
+                budget -= 1
+        for request in self._running:
+            if not request.is_decoding and budget > 0:
+                budget -= self._add_chunk(plan, request, budget)
+        if not plan.preempted:
+            self._admit(plan, budget)
+        return plan
+
+    def finish(self, request: GenerationRequest, reason: FinishReason) -> None:
+        """Ends a running or waiting request and gives its pages back.
+
+        Raises:
+            ValueError: If the request neither runs nor waits.
+        """
+        if request in self._running:
+            self._running.remove(request)
+            self._pages.release(request.request_id)
+        elif request in self._waiting:
+            self._waiting.remove(request)
+        else:
+            raise ValueError(
+                f"wanted a request that runs or waits, got "
+                f"{request.request_id!r}, which does neither"
+            )
+        request.finish_reason = reason
+
+    def _pages_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._pages.page_size)
+
+    def _joint_steps(self) -> int:
+        """Returns how many steps all running requests can take as one.
+
+        No request goes past its budget, so none computes a token in vain
+        unless it meets a stop token, and nobody is preempted for it.
+        """
+        running = self._running
+        decodes = running and all(r.is_decoding for r in running)
+        if self._waiting or not decodes:
+            return 1
+        limit = self._pages.max_seq_len
+        steps = min(
+            [self._limits.num_steps, *(r.remaining(limit) for r in running)]
+        )
+        free = self._pages.num_free_blocks
+        while steps > 1 and self._new_pages(steps) > free:
+            steps -= 1
+        return steps
+
+    def _new_pages(self, num_steps: int) -> int:
+        """Returns a bound on the pages that decoding `num_steps` takes."""
+        return sum(
+            self._pages_for(len(r.tokens) + num_steps - 1)
+            - self._pages_for(r.tokens.processed_length)
+            for r in self._running
+        )
+
+    def _reserve_running(self, plan: Plan) -> None:
+        """Gives each running request its pages, oldest first."""
+        done = 0
+        for request in self._running:
+            _drop_chunk(request)
+        while done < len(self._running):
+            request = self._running[done]
+            if self._reserve(plan, request, plan.num_steps):
+                done += 1
+            elif len(self._running) > 1:
+                plan.preempted.append(self._preempt_youngest())
+            else:
+                self.finish(request, FinishReason.OUT_OF_PAGES)
+                plan.failed.append(request)
+
+    def _reserve(
+        self, plan: Plan, request: GenerationRequest, num_steps: int
+    ) -> bool:
+        """Asks for a request's pages; counts the prefix found on the way."""
+        before = request.tokens.processed_length
+        reserved = self._pages.maybe_reserve(request, num_steps)
+        hit_tokens = request.tokens.processed_length - before
+        request.hit_tokens += hit_tokens
+        plan.hit_tokens += hit_tokens
+        return reserved
+
+    def _preempt_youngest(self) -> GenerationRequest:
+        request = self._running.pop()
+        self._pages.release(request.request_id)
+        request.tokens.rewind_processing(request.tokens.processed_length)
+        request.num_preemptions += 1
+        self._waiting.appendleft(request)
+        return request
+
+    def _add_chunk(
+        self, plan: Plan, request: GenerationRequest, budget: int
+    ) -> int:
+        """Adds as much of a prompt as fits; returns its tokens."""
+        tokens = request.tokens
+        limit = min(budget, self._limits.chunk_size)
+        if tokens.active_length > limit:
+            tokens.chunk(limit)
+        plan.batch.append(request)
+        return tokens.active_length
+
+    def _admit(self, plan: Plan, budget: int) -> None:
+        """Starts waiting requests, oldest first, while there is room."""
+        while (
+            self._waiting
+            and budget > 0
+            and len(self._running) < self._pages.max_batch_size
+        ):
+            request = self._waiting[0]
+            self._pages.external_claim(request.request_id)
+            if not self._reserve(plan, request, 1):
+                self._pages.release(request.request_id)
+                if self._running:
+                    return
+                self.finish(request, FinishReason.OUT_OF_PAGES)
+                plan.failed.append(request)
+                continue
+            self._running.append(self._waiting.popleft())
+            plan.started.append(request)
+            budget -= self._add_chunk(plan, request, budget)
+
+
+def _drop_chunk(request: GenerationRequest) -> None:
+    """Takes back a chunk that was planned and never computed."""
+    tokens = request.tokens
+    if tokens.actively_chunked:
+        num_tokens = tokens.active_length
+        tokens.advance_chunk()
+        tokens.rewind_processing(num_tokens)
