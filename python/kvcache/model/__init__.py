@@ -8,6 +8,7 @@ from kvcache.model.config import LlamaConfig
 from kvcache.model.error import ModelError
 from kvcache.model.loading import load_model
 from kvcache.model.rope import DivisorScaling, LinearScaling, Llama3Scaling
+from kvcache.model.smollm2 import download_smollm2
 from kvcache.model.tokenizer import TextStream, Tokenizer
 from kvcache.model.weights import LlamaModel, weight_shapes
 
@@ -21,6 +22,7 @@ __all__ = [
     "ModelError",
     "TextStream",
     "Tokenizer",
+    "download_smollm2",
     "load_model",
     "weight_shapes",
 ]
