@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.model.error import ModelError
-from kvcache.model.rope import RopeScaling, inverse_frequencies
+from kvcache.model.rope import DivisorScaling, RopeScaling, inverse_frequencies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,8 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise ModelError(f"wanted an even head_dim, got {self.head_dim}")
-        self.rope_inverse_frequencies()
+        if isinstance(self.rope_scaling, DivisorScaling):
+            self.rope_scaling.check(self.head_dim // 2)
 
     @property
     def q_size(self) -> int:

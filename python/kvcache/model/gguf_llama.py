@@ -30,10 +30,10 @@ from kvcache.model.weights import (
 )
 
 _ROPE_DIVISORS = "rope_freqs.weight"
-_NAMES: Final = {
-    "token_embd": EMBEDDING.removesuffix(".weight"),
-    "output_norm": "model.norm",
-    "output": OUTPUT.removesuffix(".weight"),
+_OUTER_NAMES: Final = {
+    "token_embd.weight": EMBEDDING,
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": OUTPUT,
 }
 _LAYER_NAMES: Final = {
     "attn_norm": "input_layernorm",
@@ -168,16 +168,25 @@ def _rope_scaling(file: GgufFile, fields: Fields) -> RopeScaling | None:
 
 def hugging_face_name(name: str) -> str | None:
     """Returns what Hugging Face calls a GGUF tensor, None if it has no name."""
-    stem, _, suffix = name.rpartition(".")
-    if suffix != "weight":
-        return None
-    if stem in _NAMES:
-        return f"{_NAMES[stem]}.weight"
-    block, _, part = stem.partition(".")
-    layer, _, part = part.partition(".")
-    if block != "blk" or part not in _LAYER_NAMES or not layer.isdecimal():
-        return None
-    return f"model.layers.{int(layer)}.{_LAYER_NAMES[part]}.weight"
+    if name in _OUTER_NAMES:
+        return _OUTER_NAMES[name]
+    match name.split("."):
+        case ["blk", layer, part, "weight"] if part in _LAYER_NAMES:
+            return f"model.layers.{layer}.{_LAYER_NAMES[part]}.weight"
+    return None
+
+
+def gguf_name(name: str) -> str:
+    """Returns what GGUF calls a Hugging Face tensor; others stay as named."""
+    for theirs, ours in _OUTER_NAMES.items():
+        if ours == name:
+            return theirs
+    for theirs, ours in _LAYER_NAMES.items():
+        if name.startswith("model.layers.") and name.endswith(
+            f".{ours}.weight"
+        ):
+            return f"blk.{name.split('.')[2]}.{theirs}.weight"
+    return name
 
 
 def half_split_rows(num_heads: int, head_dim: int) -> npt.NDArray[np.intp]:
@@ -203,7 +212,7 @@ def _read_weights(file: GgufFile, config: LlamaConfig) -> Weights:
         {ours: file.tensors[name].shape for ours, name in stored.items()},
         config,
         source=str(file.path),
-        named=stored,
+        spell=gguf_name,
     )
     return compute_all(
         {

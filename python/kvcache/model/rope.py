@@ -89,13 +89,21 @@ class DivisorScaling:
 
     def scale(self, frequencies: Frequencies) -> Frequencies:
         """Divides each frequency by its divisor."""
-        if len(self.divisors) != len(frequencies):
-            raise ModelError(
-                f"rope scaling: wanted {len(frequencies)} divisors, "
-                f"got {len(self.divisors)}"
-            )
+        self.check(len(frequencies))
         scaled: Frequencies = frequencies / np.array(self.divisors)
         return scaled
+
+    def check(self, num_frequencies: int) -> None:
+        """Checks that there is a divisor for each frequency.
+
+        Raises:
+            ModelError: If there are more or fewer.
+        """
+        if len(self.divisors) != num_frequencies:
+            raise ModelError(
+                f"rope scaling: wanted {num_frequencies} divisors, "
+                f"got {len(self.divisors)}"
+            )
 
 
 RopeScaling: TypeAlias = LinearScaling | Llama3Scaling | DivisorScaling

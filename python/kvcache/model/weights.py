@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -36,6 +36,11 @@ class LlamaModel:
 
 def weight_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every tensor that the model needs."""
+    return dict(_shapes(config))
+
+
+def _shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields names and shapes; a damaged file may ask for endless layers."""
     hidden, inner = config.hidden_size, config.intermediate_size
     layer = {
         "input_layernorm": (hidden,),
@@ -48,16 +53,13 @@ def weight_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
         "mlp.up_proj": (inner, hidden),
         "mlp.down_proj": (hidden, inner),
     }
-    shapes: dict[str, tuple[int, ...]] = {
-        EMBEDDING: (config.vocab_size, hidden)
-    }
+    yield EMBEDDING, (config.vocab_size, hidden)
     for index in range(config.num_layers):
         for name, shape in layer.items():
-            shapes[f"model.layers.{index}.{name}.weight"] = shape
-    shapes["model.norm.weight"] = (hidden,)
+            yield f"model.layers.{index}.{name}.weight", shape
+    yield "model.norm.weight", (hidden,)
     if not config.tie_embeddings:
-        shapes[OUTPUT] = (config.vocab_size, hidden)
-    return shapes
+        yield OUTPUT, (config.vocab_size, hidden)
 
 
 def check_shapes(
@@ -65,7 +67,7 @@ def check_shapes(
     config: LlamaConfig,
     *,
     source: str,
-    named: Mapping[str, str] | None = None,
+    spell: Callable[[str], str] = str,
 ) -> None:
     """Checks that a file holds the model's tensors and nothing else.
 
@@ -73,30 +75,29 @@ def check_shapes(
         found: The shape of each tensor in the file, by Hugging Face name.
         config: What the model should look like.
         source: The file; starts the message.
-        named: What the file calls a tensor, where that differs.
+        spell: Gives what the file calls a tensor.
 
     Raises:
         ModelError: For the first tensor that is missing, has another shape or
             belongs to no Llama model.
     """
-    wanted = weight_shapes(config)
-    named = named or {}
-    for name, shape in wanted.items():
-        shown = named.get(name, name)
+    wanted = set()
+    for name, shape in _shapes(config):
+        wanted.add(name)
         if name not in found:
             raise ModelError(
-                f"{source}: wanted a tensor {shown} of shape "
+                f"{source}: wanted a tensor {spell(name)} of shape "
                 f"{list(shape)}, got none"
             )
         if found[name] != shape:
             raise ModelError(
-                f"{source}: wanted shape {list(shape)} for tensor {shown}, "
-                f"got {list(found[name])}"
+                f"{source}: wanted shape {list(shape)} for tensor "
+                f"{spell(name)}, got {list(found[name])}"
             )
     for name, shape in found.items():
         if name not in wanted:
             raise ModelError(
                 f"{source}: wanted only the tensors of a Llama model with "
-                f"{config.num_layers} layers, got also "
-                f"{named.get(name, name)} of shape {list(shape)}"
+                f"{config.num_layers} layers, got also {spell(name)} of shape "
+                f"{list(shape)}"
             )
