@@ -1,0 +1,87 @@
+"""What can go wrong, each also the builtin that callers already catch."""
+
+
+class KVCacheError(Exception):
+    """Every error that kvcache raises on purpose."""
+
+
+class InsufficientPagesError(KVCacheError, RuntimeError):
+    """More pages were wanted than can be handed out.
+
+    Args:
+        wanted: How many pages were wanted.
+        free: How many can be handed out.
+    """
+
+    wanted: int
+    """How many pages were wanted."""
+    free: int
+    """How many pages could have been handed out."""
+
+    _template = "wanted {wanted} pages, {free} free"
+
+    def __init__(self, *, wanted: int, free: int) -> None:
+        """Makes an error that names both counts."""
+        super().__init__(self._template.format(wanted=wanted, free=free))
+        self.wanted = wanted
+        self.free = free
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Lets the error cross a process boundary with its counts."""
+        return _with_counts, (type(self), self.wanted, self.free)
+
+
+class RequestTooLargeError(InsufficientPagesError):
+    """One request wants more pages than there are; waiting does not help."""
+
+    _template = "wanted {wanted} pages for one request, the pool has {free}"
+
+
+def _with_counts(
+    kind: type[InsufficientPagesError], wanted: int, free: int
+) -> InsufficientPagesError:
+    return kind(wanted=wanted, free=free)
+
+
+InsufficientBlocksError = InsufficientPagesError
+"""The name that MAX gives to `InsufficientPagesError`."""
+
+
+class InsufficientMemoryError(KVCacheError, RuntimeError):
+    """The memory budget does not hold a single page."""
+
+
+class SequenceTooLongError(KVCacheError, RuntimeError):
+    """A request would grow past the longest sequence that was allowed."""
+
+
+class InvalidParamsError(KVCacheError, ValueError):
+    """Parameters that contradict each other or are out of range."""
+
+
+class NotOfferedError(KVCacheError, ValueError):
+    """A setting that this version of kvcache does not offer yet."""
+
+
+class ClaimError(KVCacheError, ValueError):
+    """A request that cannot be claimed: it is already, or none is left."""
+
+
+class UnknownRequestError(KVCacheError, KeyError):
+    """A request that was never claimed, or that was already released."""
+
+    def __str__(self) -> str:
+        """Returns the message, which `KeyError` would put in quotes."""
+        return str(self.args[0]) if self.args else ""
+
+
+class UnknownReplicaError(KVCacheError, IndexError):
+    """A replica index out of range."""
+
+
+class RequestStateError(KVCacheError, ValueError):
+    """A request whose tokens do not fit what the cache holds of it."""
+
+
+class PageStateError(KVCacheError, ValueError):
+    """A page that is out of range, not held, or held where it may not be."""

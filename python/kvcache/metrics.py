@@ -1,0 +1,42 @@
+"""What the cache did, in numbers that can be added up."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class KVCacheMetrics:
+    """Counts since the start, or since the last reset.
+
+    Only prompts count as tokens: each token of a claimed request that was
+    there when its first pages were reserved is either computed or a hit, once.
+    """
+
+    input_tokens: int = 0
+    """Prompt tokens that are computed."""
+    cache_tokens: int = 0
+    """Prompt tokens that a cached prefix spared."""
+    evicted_pages: int = 0
+    """Cached pages that were given to another request."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt tokens, computed or spared."""
+        return self.input_tokens + self.cache_tokens
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """Share of the prompt tokens that were spared, from 0 to 1."""
+        prompt = self.prompt_tokens
+        return self.cache_tokens / prompt if prompt else 0.0
+
+    def __add__(self, other: "KVCacheMetrics") -> "KVCacheMetrics":
+        """Returns the sums of all counts."""
+        if not isinstance(other, KVCacheMetrics):
+            return NotImplemented
+        return KVCacheMetrics(
+            **{
+                field.name: getattr(self, field.name)
+                + getattr(other, field.name)
+                for field in fields(self)
+            }
+        )

@@ -1,0 +1,6 @@
+"""The tokens of one request, and how far they have been computed."""
+
+from kvcache.request.context import Request, RequestContext
+from kvcache.request.tokens import TokenIds, Tokens, TokenSequence
+
+__all__ = ["Request", "RequestContext", "TokenIds", "TokenSequence", "Tokens"]

@@ -1,0 +1,91 @@
+"""Requests: what the cache asks of them, and one of our own."""
+
+import uuid
+from collections.abc import Hashable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from kvcache.request.tokens import Tokens, TokenSequence
+
+
+@runtime_checkable
+class RequestContext(Protocol):
+    """What the cache asks of a request.
+
+    MAX's `TextContext` fulfils it, and so does `Request`.
+    """
+
+    @property
+    def request_id(self) -> Hashable:
+        """Identifies the request."""
+
+    @property
+    def cache_salt(self) -> str | None:
+        """Requests share cached pages only under equal salts."""
+
+    @property
+    def model_name(self) -> str:
+        """Requests share cached pages only under equal models."""
+
+    @property
+    def tokens(self) -> TokenSequence:
+        """The request's tokens."""
+
+    def update(self, new_token: int) -> None:
+        """Moves on by a chunk or, without one, by a generated token."""
+
+
+class Request:
+    """One sequence to compute.
+
+    Args:
+        tokens: The prompt's token ids, copied; at least one.
+        request_id: Identifies the request; made up unless given.
+        cache_salt: Requests share cached pages only under equal salts.
+        model_name: Requests share cached pages only under equal models;
+            name the adapter too where there is one.
+
+    Raises:
+        ValueError: If `tokens` is empty or not a row of integers.
+    """
+
+    tokens: Tokens
+    """The request's tokens."""
+    request_id: Hashable
+    """Identifies the request."""
+    cache_salt: str | None
+    """Requests share cached pages only under equal salts."""
+    model_name: str
+    """Requests share cached pages only under equal models."""
+
+    def __init__(
+        self,
+        tokens: Sequence[int] | npt.NDArray[np.integer],
+        *,
+        request_id: Hashable | None = None,
+        cache_salt: str | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Makes a request that nothing has been computed for."""
+        self.tokens = Tokens(tokens)
+        self.request_id = uuid.uuid4().hex if request_id is None else request_id
+        self.cache_salt = cache_salt
+        self.model_name = model_name
+
+    def __repr__(self) -> str:
+        """Returns id and lengths; no salt and no token."""
+        return f"Request(request_id={self.request_id!r}, {self.tokens!r})"
+
+    def update(self, new_token: int) -> None:
+        """Moves on to the next chunk or, without one, by a generated token.
+
+        Args:
+            new_token: The generated token; ignored while a chunk is active,
+                since the prompt already says what follows.
+        """
+        if self.tokens.actively_chunked:
+            self.tokens.advance_chunk()
+        else:
+            self.tokens.advance_with_token(new_token)

@@ -1,0 +1,236 @@
+"""Tokens, and the window of them that is computed next."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+TokenIds: TypeAlias = npt.NDArray[np.int64]
+"""Token ids, `[num_tokens]`."""
+
+
+class TokenSequence(Protocol):
+    """Tokens and the window of them that is computed next.
+
+    MAX's `TokenBuffer` fulfils it, and so does `Tokens`:
+
+        |-- processed --|-- active --|-- pending --|
+        0        processed_length    |             len
+                              current_position
+    """
+
+    def __len__(self) -> int:
+        """Returns the number of tokens, prompt and generated."""
+
+    @property
+    def all(self) -> TokenIds:
+        """Every token."""
+
+    @property
+    def active(self) -> TokenIds:
+        """The tokens computed next."""
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+
+    @property
+    def generated_length(self) -> int:
+        """Tokens after the prompt."""
+
+    @property
+    def processed_length(self) -> int:
+        """Tokens whose keys and values exist."""
+
+    @property
+    def active_length(self) -> int:
+        """Tokens computed next."""
+
+    @property
+    def current_position(self) -> int:
+        """Where the active tokens end."""
+
+    @property
+    def actively_chunked(self) -> bool:
+        """Whether pending tokens were cut off by `chunk`."""
+
+    def skip_processing(self, n: int) -> None:
+        """Takes the first `n` active tokens as processed; one must stay."""
+
+    def rewind_processing(self, n: int) -> None:
+        """Makes the last `n` processed tokens active again."""
+
+    def chunk(self, chunk_size: int) -> None:
+        """Keeps the first `chunk_size` active tokens, fewer than there are."""
+
+    def advance_chunk(self) -> None:
+        """Takes the chunk as processed and what follows as active."""
+
+    def advance_with_token(self, token: int) -> None:
+        """Takes the active tokens as processed and appends the next one."""
+
+
+class Tokens:
+    """A growing sequence of tokens and the window that is computed next.
+
+    The members have the names and the meaning of MAX's `TokenBuffer`.
+
+    Args:
+        tokens: The prompt's token ids, `[num_tokens]`, copied; at least one.
+
+    Raises:
+        ValueError: If there is no token, or the ids are not a row of integers.
+
+    Performance:
+        Appending takes amortised constant time.
+    """
+
+    def __init__(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> None:
+        """Starts with every token active and none processed."""
+        array = np.asarray(tokens)
+        if array.ndim != 1 or array.size == 0:
+            raise ValueError(
+                f"wanted a row of at least one token, got shape {array.shape}"
+            )
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"token ids must be integers, got {array.dtype}")
+        self._array: TokenIds = np.array(array, np.int64, order="C")
+        self._length = self._prompt_length = array.size
+        self._start = 0
+        self._end = array.size
+        self._chunked = False
+
+    def __len__(self) -> int:
+        """Returns the number of tokens, prompt and generated."""
+        return self._length
+
+    def __repr__(self) -> str:
+        """Returns the lengths, and no token."""
+        return (
+            f"Tokens(length={self._length}, prompt={self._prompt_length}, "
+            f"processed={self._start}, active={self.active_length})"
+        )
+
+    def _view(self, start: int, stop: int) -> TokenIds:
+        view = self._array[start:stop]
+        view.flags.writeable = False
+        return view
+
+    @property
+    def all(self) -> TokenIds:
+        """Every token, as a read-only view."""
+        return self._view(0, self._length)
+
+    @property
+    def prompt(self) -> TokenIds:
+        """The tokens of the prompt, as a read-only view."""
+        return self._view(0, self._prompt_length)
+
+    @property
+    def generated(self) -> TokenIds:
+        """The tokens after the prompt, as a read-only view."""
+        return self._view(self._prompt_length, self._length)
+
+    @property
+    def active(self) -> TokenIds:
+        """The tokens computed next, as a read-only view."""
+        return self._view(self._start, self._end)
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return self._prompt_length
+
+    @property
+    def generated_length(self) -> int:
+        """Tokens after the prompt."""
+        return self._length - self._prompt_length
+
+    @property
+    def processed_length(self) -> int:
+        """Tokens whose keys and values exist."""
+        return self._start
+
+    @property
+    def active_length(self) -> int:
+        """Tokens computed next; never zero."""
+        return self._end - self._start
+
+    @property
+    def current_position(self) -> int:
+        """Where the active tokens end."""
+        return self._end
+
+    @property
+    def actively_chunked(self) -> bool:
+        """Whether pending tokens were cut off by `chunk`."""
+        return self._chunked
+
+    def skip_processing(self, n: int) -> None:
+        """Takes the first `n` active tokens as processed.
+
+        Raises:
+            ValueError: If `n` is negative or would leave no active token.
+        """
+        if not 0 <= n < self.active_length:
+            raise ValueError(
+                f"wanted to skip from 0 to {self.active_length - 1} of "
+                f"{self.active_length} active tokens, got {n}"
+            )
+        self._start += n
+
+    def rewind_processing(self, n: int) -> None:
+        """Makes the last `n` processed tokens active again.
+
+        Raises:
+            ValueError: If `n` is negative or more than were processed.
+        """
+        if not 0 <= n <= self._start:
+            raise ValueError(
+                f"wanted to rewind from 0 to {self._start} processed tokens, "
+                f"got {n}"
+            )
+        self._start -= n
+
+    def chunk(self, chunk_size: int) -> None:
+        """Keeps the first `chunk_size` active tokens; the others wait.
+
+        Raises:
+            ValueError: If it is not positive, or there are not more tokens.
+        """
+        if not 0 < chunk_size < self.active_length:
+            raise ValueError(
+                f"wanted a chunk of 1 to {self.active_length - 1} of "
+                f"{self.active_length} active tokens, got {chunk_size}"
+            )
+        self._end = self._start + chunk_size
+        self._chunked = True
+
+    def advance_chunk(self) -> None:
+        """Takes the chunk as processed and all that follows as active.
+
+        Raises:
+            ValueError: If there is no chunk.
+        """
+        if not self._chunked:
+            raise ValueError("wanted a chunk to advance, got none")
+        self._start, self._end = self._end, self._length
+        self._chunked = False
+
+    def advance_with_token(self, token: int) -> None:
+        """Takes the active tokens as processed and appends the next one.
+
+        Raises:
+            ValueError: If a chunk is active: pending tokens come first.
+        """
+        if self._chunked:
+            raise ValueError("wanted no chunk to append a token to, got one")
+        if self._length == self._array.size:
+            grown = np.empty(2 * self._array.size, np.int64)
+            grown[: self._length] = self._array
+            self._array = grown
+        self._array[self._length] = token
+        self._start = self._length
+        self._length += 1
+        self._end = self._length

@@ -1,0 +1,199 @@
+"""What one token's keys and values look like, and what they weigh."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kvcache.errors import InvalidParamsError
+
+_DTYPE_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2": 1,
+    "float8_e5m2fnuz": 1,
+    "int8": 1,
+    "uint8": 1,
+}
+
+
+class KVCacheStrategy(StrEnum):
+    """How the cache lies in memory."""
+
+    MODEL_DEFAULT = "model_default"
+    """Whatever the model asks for."""
+    PAGED = "paged"
+    """Pages of a fixed number of tokens."""
+
+
+def pages_for(num_tokens: int, page_size: int) -> int:
+    """Returns how many pages of `page_size` tokens hold `num_tokens`."""
+    return -(-num_tokens // page_size)
+
+
+@dataclass(frozen=True)
+class KVCacheParams:
+    """The shape of one token's keys and values, and how they are kept.
+
+    Raises:
+        InvalidParamsError: If a size is not positive, the dtype is unknown, or
+            two parameters contradict each other.
+    """
+
+    dtype: str
+    """Name of the element type, such as "float32" or "bfloat16".
+
+    A NumPy or MAX dtype may be given; its name is kept.
+    """
+    n_kv_heads: int
+    """Key-value heads of the model, over all devices."""
+    head_dim: int
+    """Elements per head."""
+    enable_prefix_caching: bool = False
+    """Whether requests share the pages of equal prefixes."""
+    enable_kvcache_swapping_to_host: bool = False
+    """Whether cached pages that are evicted move to host memory."""
+    host_kvcache_swap_space_gb: float | None = None
+    """Host memory for swapping, in GiB."""
+    cache_strategy: KVCacheStrategy = KVCacheStrategy.PAGED
+    """How the cache lies in memory."""
+    page_size: int | None = None
+    """Tokens per page; needed by the paged strategy."""
+    n_devices: int = 1
+    """Devices, over all replicas."""
+    is_mla: bool = False
+    """Whether one latent vector takes the place of keys and values."""
+    data_parallel_degree: int = 1
+    """Replicas that the devices are split into."""
+
+    def __post_init__(self) -> None:
+        """Keeps the dtype's name and checks every parameter."""
+        object.__setattr__(self, "dtype", _dtype_name(self.dtype))
+        self._check_sizes()
+        self._check_devices()
+        self._check_strategy()
+
+    def _check_sizes(self) -> None:
+        sizes = ("n_kv_heads", "head_dim", "n_devices", "data_parallel_degree")
+        for name in sizes:
+            if (value := getattr(self, name)) < 1:
+                raise InvalidParamsError(
+                    f"{name} must be positive, got {value}"
+                )
+        if self.page_size is not None and self.page_size < 1:
+            raise InvalidParamsError(
+                f"page_size must be positive, got {self.page_size}"
+            )
+
+    def _check_devices(self) -> None:
+        degree, devices = self.data_parallel_degree, self.n_devices
+        if degree > devices:
+            raise InvalidParamsError(
+                f"data_parallel_degree must be at most n_devices, got "
+                f"{degree} replicas of {devices} devices"
+            )
+        if 1 < degree < devices:
+            raise InvalidParamsError(
+                f"data and tensor parallelism do not go together: wanted "
+                f"n_devices equal to data_parallel_degree, got {devices} "
+                f"devices for {degree} replicas"
+            )
+        if not self.is_mla and degree == 1 and self.n_kv_heads % devices:
+            raise InvalidParamsError(
+                f"n_kv_heads must be a multiple of n_devices, got "
+                f"{self.n_kv_heads} heads for {devices} devices"
+            )
+
+    def _check_strategy(self) -> None:
+        paged = self.cache_strategy == KVCacheStrategy.PAGED
+        swapping = self.enable_kvcache_swapping_to_host
+        if self.enable_prefix_caching and not paged:
+            raise InvalidParamsError(
+                f"prefix caching wants the paged strategy, got "
+                f"{self.cache_strategy.value}"
+            )
+        if swapping and not paged:
+            raise InvalidParamsError(
+                f"swapping to the host wants the paged strategy, got "
+                f"{self.cache_strategy.value}"
+            )
+        if swapping and not self.enable_prefix_caching:
+            raise InvalidParamsError(
+                "swapping to the host wants enable_prefix_caching=True, got "
+                "False"
+            )
+        if swapping and self.host_kvcache_swap_space_gb is None:
+            raise InvalidParamsError(
+                "swapping to the host wants host_kvcache_swap_space_gb, got "
+                "None"
+            )
+        if paged and self.page_size is None:
+            raise InvalidParamsError(
+                "the paged strategy wants a page_size, got None"
+            )
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes per element."""
+        return _DTYPE_BYTES[self.dtype]
+
+    @property
+    def n_kv_heads_per_device(self) -> int:
+        """Key-value heads that one device holds."""
+        if self.data_parallel_degree > 1:
+            return self.n_kv_heads
+        return 1 if self.is_mla else self.n_kv_heads // self.n_devices
+
+    @property
+    def kv_dim(self) -> int:
+        """Length of the pool's second axis: keys and values, or one latent."""
+        return 1 if self.is_mla else 2
+
+    @property
+    def devices_per_replica(self) -> int:
+        """Devices that share the heads of one replica."""
+        return self.n_devices // self.data_parallel_degree
+
+    def bytes_per_token(self, num_layers: int) -> int:
+        """Returns the bytes of one token over all layers.
+
+        Args:
+            num_layers: Layers of the model.
+
+        Returns:
+            Bytes over all devices of one replica.
+        """
+        elements = self.kv_dim * self.n_kv_heads_per_device * self.head_dim
+        replica = self.devices_per_replica
+        return elements * self.dtype_bytes * num_layers * replica
+
+    def bytes_per_page(self, num_layers: int) -> int:
+        """Returns the bytes of one page over all layers.
+
+        Args:
+            num_layers: Layers of the model.
+
+        Returns:
+            Bytes over all devices of one replica.
+
+        Raises:
+            InvalidParamsError: If there is no `page_size`.
+        """
+        if self.page_size is None:
+            raise InvalidParamsError("wanted a page_size, got None")
+        return self.bytes_per_token(num_layers) * self.page_size
+
+
+def _dtype_name(dtype: object) -> str:
+    """Returns the name of a dtype given by name, as a class or as an object."""
+    name = dtype
+    if not isinstance(dtype, str):
+        attribute = "__name__" if isinstance(dtype, type) else "name"
+        name = getattr(dtype, attribute, None)
+    if not isinstance(name, str) or name not in _DTYPE_BYTES:
+        raise InvalidParamsError(
+            f"dtype must be one of {', '.join(_DTYPE_BYTES)}, got {dtype!r}"
+        )
+    return name
