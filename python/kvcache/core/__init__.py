@@ -1,0 +1,1 @@
+"""Bookkeeping of pages; knows no torch and no MAX."""
