@@ -1,0 +1,10 @@
+"""The door that serving loops use: pages in MAX buffers, tables per step."""
+
+from kvcache.manager.inputs import RaggedKVCacheInputs, RaggedKVCacheSymbols
+from kvcache.manager.paged import PagedKVCacheManager
+
+__all__ = [
+    "PagedKVCacheManager",
+    "RaggedKVCacheInputs",
+    "RaggedKVCacheSymbols",
+]

@@ -1,0 +1,92 @@
+"""What a manager can be asked for."""
+
+from collections.abc import Sequence
+
+from max.driver import Device
+
+from kvcache.errors import (
+    InsufficientMemoryError,
+    InvalidParamsError,
+    NotOfferedError,
+)
+from kvcache.spec import KVCacheParams, KVCacheStrategy
+
+
+def check_sizes(**sizes: int) -> None:
+    """Verifies that sizes are positive.
+
+    Raises:
+        InvalidParamsError: If one is not.
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise InvalidParamsError(f"{name} must be positive, got {value}")
+
+
+def check_agreement(
+    params: KVCacheParams, devices: Sequence[Device], page_size: int
+) -> None:
+    """Verifies that a manager's arguments agree with its params.
+
+    Raises:
+        InvalidParamsError: If they do not.
+    """
+    if len(devices) != params.n_devices:
+        raise InvalidParamsError(
+            f"wanted {params.n_devices} devices, as params.n_devices says, got "
+            f"{len(devices)}"
+        )
+    if params.page_size not in (None, page_size):
+        raise InvalidParamsError(
+            f"page_size must equal params.page_size {params.page_size}, got "
+            f"{page_size}"
+        )
+
+
+def check_offered(params: KVCacheParams, zmq_endpoint_base: str | None) -> None:
+    """Verifies that nothing is wanted that is still to come.
+
+    Raises:
+        NotOfferedError: If something is.
+    """
+    if params.data_parallel_degree > 1:
+        raise NotOfferedError(
+            f"data_parallel_degree {params.data_parallel_degree} is not "
+            f"offered yet, wanted 1"
+        )
+    if params.n_devices > 1:
+        raise NotOfferedError(
+            f"n_devices {params.n_devices} is not offered yet, wanted 1"
+        )
+    if params.enable_kvcache_swapping_to_host:
+        raise NotOfferedError(
+            "swapping to the host is not offered yet, wanted "
+            "enable_kvcache_swapping_to_host=False"
+        )
+    if params.cache_strategy != KVCacheStrategy.PAGED:
+        raise NotOfferedError(
+            f"wanted the paged strategy, got {params.cache_strategy.value}"
+        )
+    if zmq_endpoint_base is not None:
+        raise NotOfferedError(
+            "resetting over ZMQ is not offered yet, wanted "
+            "zmq_endpoint_base=None"
+        )
+
+
+def pages_in(memory: int, bytes_per_page: int) -> int:
+    """Returns how many pages a memory budget holds.
+
+    Args:
+        memory: Bytes for pages.
+        bytes_per_page: Bytes of one page.
+
+    Raises:
+        InsufficientMemoryError: If it does not hold one.
+    """
+    if memory < bytes_per_page:
+        raise InsufficientMemoryError(
+            f"wanted at least {bytes_per_page} bytes of cache memory for a "
+            f"single page, got {memory}"
+        )
+    return memory // bytes_per_page

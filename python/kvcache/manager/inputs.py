@@ -1,0 +1,44 @@
+"""What a graph is fed with: buffers, and the types that they have."""
+
+from typing import NamedTuple
+
+from max.driver import Buffer
+from max.graph import BufferType, TensorType
+
+
+class RaggedKVCacheInputs(NamedTuple):
+    """One device's cache and how one step's batch lies in it.
+
+    All but `blocks` are made anew by each `fetch` and never written again, so
+    they stay valid and unchanged while steps run. What they say holds until
+    the next `fetch`, `maybe_reserve`, `step` or `release` of one of the
+    batch's requests; after that a page named here may belong to another.
+    """
+
+    blocks: Buffer
+    """`[num_pages + 1, kv_dim, num_layers, page_size, num_kv_heads, head_dim]`.
+
+    It lives as long as the manager; its last page is the null page.
+    """
+    cache_lengths: Buffer
+    """Tokens cached before this step, uint32 `[batch]`."""
+    lookup_table: Buffer
+    """Pages of each request, uint32 `[batch, columns]`; the rest is null."""
+    max_lengths: Buffer
+    """Longest new part and longest whole of each step left, on the host.
+
+    uint32 `[num_steps, 2]`.
+    """
+
+
+class RaggedKVCacheSymbols(NamedTuple):
+    """The graph types of `RaggedKVCacheInputs`, in its order."""
+
+    blocks: BufferType
+    """The pool, which graphs write into."""
+    cache_lengths: TensorType
+    """Tokens cached before this step, uint32 `[batch_size]`."""
+    lookup_table: TensorType
+    """Pages of each request, uint32 `[batch_size, num_columns]`."""
+    max_lengths: TensorType
+    """Per step left, on the host, uint32 `[steps_remaining, 2]`."""
