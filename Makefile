@@ -1,12 +1,13 @@
 # Every command of the project. `pixi run NAME` runs the same ones.
 #
-#   make install    .venv with what the lock file names; the others call it
-#   make demo       eight conversations with a real model
-#   make test       the tests that need neither a GPU nor minutes each
-#   make check      format, lint, types, docs, imports, agreement of the files
-#   make bench      every benchmark, beside its peers
-#   make test-gpu   the tests for a machine with a GPU
-#   make lock       requirements.lock, after a change of the dependencies
+#   make install        .venv with what the lock file names; the others call it
+#   make demo           eight conversations with a real model
+#   make test           the tests that need neither a GPU nor minutes each
+#   make check          format, lint, types, docs, imports, agreement of the files
+#   make bench          every benchmark, beside its peers
+#   make test-gpu       the tests for a machine with a GPU
+#   make compile-gpu    the kernels for a GPU, on a machine without one
+#   make lock           requirements.lock, after a change of the dependencies
 #
 # PYTHON=python3.13 picks the interpreter, VENV=folder the environment's place,
 # TESTS="tests/python -k pool" what `make test` runs.
@@ -20,7 +21,7 @@ TESTS ?= tests
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 CHECKS := format mojo-format lint types mojo-docs structure
 
-.PHONY: install demo test check bench test-gpu lock $(CHECKS:%=check-%)
+.PHONY: install demo test check bench test-gpu compile-gpu lock $(CHECKS:%=check-%)
 
 install: $(READY)
 
@@ -32,6 +33,9 @@ test: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+compile-gpu: $(READY)
+	$(BIN)/python -m tools.compile_for_gpu
 
 # Runs every check, then names those that failed.
 check: $(READY)
@@ -46,10 +50,10 @@ check-format:
 	@$(BIN)/ruff format --check .
 
 check-mojo-format:
-	@$(BIN)/mblack --check --quiet mojo tests
+	@$(BIN)/mblack --check mojo tests
 
 check-lint:
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff check .
 
 check-types:
 	@$(BIN)/mypy

@@ -27,7 +27,15 @@ PYTHON_LAYERS = (
 MOJO_LAYERS = (
     {"__init__"},
     {"ops"},
-    {"store"},
+    {
+        "attention_cpu",
+        "attention_gpu",
+        "copy",
+        "gather",
+        "rope_store",
+        "store",
+    },
+    {"rope", "runs"},  # what several kernels do
     {"cache", "parallel", "ragged", "vectors"},
     {"layout"},
 )
