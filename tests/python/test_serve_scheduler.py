@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvcache.serve import FinishReason, GenerationRequest, ScheduleLimits
-from kvcache.serve.scheduler import Plan, Scheduler
+from kvcache.serve.plan import Plan
+from kvcache.serve.scheduler import Scheduler
 
 
 class CountedPages:
@@ -41,6 +42,7 @@ class CountedPages:
     ) -> bool:
         length = len(data.tokens) + num_steps - 1
         assert length <= self.max_seq_len
+        assert length <= self.total_num_pages * self.page_size
         wanted = -(-length // self.page_size) - self.held[data.request_id]
         if wanted > self.num_free_blocks:
             return False

@@ -5,10 +5,15 @@ from collections.abc import Hashable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from kvcache.errors import KVCacheError
 from kvcache.request import Request
 from kvcache.serve.sampling import FinishReason, SamplingParams
 
 _GREEDY = SamplingParams()
+
+
+class RequestRejectedError(KVCacheError, ValueError):
+    """A request that can never be served as it is."""
 
 
 class GenerationRequest(Request):
@@ -24,7 +29,8 @@ class GenerationRequest(Request):
         model_name: Requests share cached pages only under equal models.
 
     Raises:
-        ValueError: If `max_new_tokens` is not positive, or `tokens` is empty.
+        RequestRejectedError: If `max_new_tokens` is not positive.
+        ValueError: If `tokens` is empty or not a row of integers.
     """
 
     max_new_tokens: int
@@ -53,7 +59,7 @@ class GenerationRequest(Request):
     ) -> None:
         """Makes a request that nothing has been computed for."""
         if max_new_tokens < 1:
-            raise ValueError(
+            raise RequestRejectedError(
                 f"max_new_tokens must be at least 1, got {max_new_tokens}"
             )
         super().__init__(

@@ -5,6 +5,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kvcache.errors import InvalidParamsError
+
 _MASK = (1 << 64) - 1
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
@@ -27,7 +29,7 @@ class SamplingParams:
     """How the next token is drawn from the logits.
 
     Raises:
-        ValueError: If a value is out of its range.
+        InvalidParamsError: If a value is out of its range.
     """
 
     temperature: float = 0.0
@@ -42,18 +44,20 @@ class SamplingParams:
     def __post_init__(self) -> None:
         """Checks each value."""
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(
+            raise InvalidParamsError(
                 f"temperature must be finite and at least 0, got "
                 f"{self.temperature}"
             )
         if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 0, got {self.top_k}")
+            raise InvalidParamsError(
+                f"top_k must be at least 0, got {self.top_k}"
+            )
         if not 0 < self.top_p <= 1:
-            raise ValueError(
+            raise InvalidParamsError(
                 f"top_p must be above 0 and at most 1, got {self.top_p}"
             )
         if not 0 <= self.seed <= _MASK:
-            raise ValueError(
+            raise InvalidParamsError(
                 f"seed must be from 0 to 2**64 - 1, got {self.seed}"
             )
 

@@ -1,76 +1,11 @@
 """Who is computed in the next step, and who loses pages for it."""
 
 from collections import deque
-from collections.abc import Hashable
-from dataclasses import dataclass, field
-from typing import Protocol
 
-from kvcache.serve.request import GenerationRequest
+from kvcache.serve.plan import PageKeeper, Plan, ScheduleLimits
+from kvcache.serve.request import GenerationRequest, RequestRejectedError
 from kvcache.serve.sampling import FinishReason
-
-
-class PageKeeper(Protocol):
-    """What the scheduler asks of a `PagedKVCacheManager`."""
-
-    page_size: int
-    max_batch_size: int
-    max_seq_len: int
-    total_num_pages: int
-
-    @property
-    def num_free_blocks(self) -> int:
-        """How many pages can be handed out."""
-
-    def external_claim(self, request_id: Hashable) -> None:
-        """Makes a request known."""
-
-    def maybe_reserve(
-        self, data: GenerationRequest, num_steps: int = 1
-    ) -> bool:
-        """Takes the pages of the next steps, or says no and takes none."""
-
-    def release(self, request_id: Hashable) -> None:
-        """Forgets a request and gives its pages back."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleLimits:
-    """How much one step may compute.
-
-    Raises:
-        ValueError: If a limit is not positive.
-    """
-
-    max_batch_tokens: int = 512
-    """Tokens in one step, over all requests."""
-    chunk_size: int = 256
-    """Prompt tokens of one request in one step."""
-    num_steps: int = 8
-    """Steps per fetch while nothing waits and every request decodes."""
-
-    def __post_init__(self) -> None:
-        """Checks each limit."""
-        for name in self.__slots__:
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-@dataclass(slots=True)
-class Plan:
-    """One fetch: its batch, and what happened while it was made."""
-
-    batch: list[GenerationRequest] = field(default_factory=list)
-    """The requests to compute, with pages reserved and chunks set."""
-    num_steps: int = 1
-    """How often the model runs on the batch."""
-    started: list[GenerationRequest] = field(default_factory=list)
-    """Requests that left the queue for this step."""
-    preempted: list[GenerationRequest] = field(default_factory=list)
-    """Requests that lost their pages and wait again."""
-    failed: list[GenerationRequest] = field(default_factory=list)
-    """Requests that ended, since they alone need too many pages."""
-    hit_tokens: int = 0
-    """Tokens that cached prefixes spared."""
+from kvcache.spec import pages_for
 
 
 class Scheduler:
@@ -84,8 +19,8 @@ class Scheduler:
     Every request ends. Requests start in the order of their arrival, and only
     the youngest running one is ever put back, at the head of the queue. So
     each running request is older than each waiting one, and the oldest of all
-    is never preempted once it runs: should it lack pages when all others have
-    lost theirs, it can never have them, and it fails. Each step computes at
+    is never preempted once it runs: it fails if it outgrows the pool, and else
+    has its pages once all others have lost theirs. Each step computes at
     least one of its tokens: its next one if it decodes, else the first of the
     prompt budget, which is positive since the decoding requests are fewer
     than `max_batch_size <= max_batch_tokens`. Its tokens are finite in number,
@@ -126,18 +61,18 @@ class Scheduler:
         """Queues a request behind all others.
 
         Raises:
-            ValueError: If its prompt leaves no room for a token within
-                `max_seq_len`, or needs more pages than there are.
+            RequestRejectedError: If its prompt leaves no room for a token
+                within `max_seq_len`, or needs more pages than there are.
         """
         length, limit = len(request.tokens), self._pages.max_seq_len
         if length >= limit:
-            raise ValueError(
+            raise RequestRejectedError(
                 f"wanted a prompt of at most {limit - 1} tokens, which leaves "
                 f"room for one more in a context of {limit}, got {length}"
             )
         wanted = self._pages_for(length)
         if wanted > self._pages.total_num_pages:
-            raise ValueError(
+            raise RequestRejectedError(
                 f"the prompt of {length} tokens wants {wanted} pages of "
                 f"{self._pages.page_size} tokens, there are "
                 f"{self._pages.total_num_pages}"
@@ -186,7 +121,7 @@ class Scheduler:
         request.finish_reason = reason
 
     def _pages_for(self, num_tokens: int) -> int:
-        return -(-num_tokens // self._pages.page_size)
+        return pages_for(num_tokens, self._pages.page_size)
 
     def _joint_steps(self) -> int:
         """Returns how many steps all running requests can take as one.
@@ -222,13 +157,14 @@ class Scheduler:
             _drop_chunk(request)
         while done < len(self._running):
             request = self._running[done]
-            if self._reserve(plan, request, plan.num_steps):
+            if not self._can_ever_fit(request):
+                self._fail(plan, request)
+            elif self._reserve(plan, request, plan.num_steps):
                 done += 1
             elif len(self._running) > 1:
                 plan.preempted.append(self._preempt_youngest())
             else:
-                self.finish(request, FinishReason.OUT_OF_PAGES)
-                plan.failed.append(request)
+                self._fail(plan, request)
 
     def _reserve(
         self, plan: Plan, request: GenerationRequest, num_steps: int
@@ -240,6 +176,14 @@ class Scheduler:
         request.hit_tokens += hit_tokens
         plan.hit_tokens += hit_tokens
         return reserved
+
+    def _can_ever_fit(self, request: GenerationRequest) -> bool:
+        wanted = self._pages_for(len(request.tokens))
+        return wanted <= self._pages.total_num_pages
+
+    def _fail(self, plan: Plan, request: GenerationRequest) -> None:
+        self.finish(request, FinishReason.OUT_OF_PAGES)
+        plan.failed.append(request)
 
     def _preempt_youngest(self) -> GenerationRequest:
         request = self._running.pop()
@@ -268,13 +212,15 @@ class Scheduler:
             and len(self._running) < self._pages.max_batch_size
         ):
             request = self._waiting[0]
+            if not self._can_ever_fit(request):
+                self._fail(plan, request)
+                continue
             self._pages.external_claim(request.request_id)
             if not self._reserve(plan, request, 1):
                 self._pages.release(request.request_id)
                 if self._running:
                     return
-                self.finish(request, FinishReason.OUT_OF_PAGES)
-                plan.failed.append(request)
+                self._fail(plan, request)
                 continue
             self._running.append(self._waiting.popleft())
             plan.started.append(request)

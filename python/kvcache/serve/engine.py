@@ -1,0 +1,85 @@
+"""Puts a model, its cache and a loop together."""
+
+import os
+
+from kvcache.errors import InsufficientMemoryError
+from kvcache.manager import PagedKVCacheManager
+from kvcache.model import LlamaConfig, LlamaModel
+from kvcache.serve.loop import ServingLoop
+from kvcache.serve.plan import ScheduleLimits
+from kvcache.serve.runner import LlamaRunner, open_device, open_session
+from kvcache.spec import KVCacheParams
+
+_LIMITS = ScheduleLimits()
+
+
+def cache_params(
+    config: LlamaConfig, *, page_size: int = 16, prefix_cache: bool = True
+) -> KVCacheParams:
+    """Returns the shape of a model's cache.
+
+    Args:
+        config: The model's sizes.
+        page_size: Tokens per page.
+        prefix_cache: Whether requests share the pages of equal prefixes.
+    """
+    return KVCacheParams(
+        dtype="float32",
+        n_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        enable_prefix_caching=prefix_cache,
+        page_size=page_size,
+    )
+
+
+def llama_loop(
+    model: LlamaModel,
+    params: KVCacheParams,
+    *,
+    memory: int,
+    device: str = "cpu",
+    max_batch_size: int = 8,
+    limits: ScheduleLimits = _LIMITS,
+) -> ServingLoop:
+    """Compiles a model and returns a loop that serves it.
+
+    Args:
+        model: The weights and their sizes.
+        params: The shape of the cache.
+        memory: Bytes for pages; one more page comes on top.
+        device: `cpu` or `gpu`.
+        max_batch_size: Requests that hold pages at the same time.
+        limits: How much one step may compute.
+
+    Raises:
+        DeviceError: If there is no such device.
+        InsufficientMemoryError: If the memory does not hold one page, or the
+            machine does not have it.
+    """
+    place = open_device(device)
+    if device == "cpu":
+        _check_memory(memory)
+    session = open_session(place)
+    page_size = params.page_size
+    assert page_size is not None, "the paged strategy has a page size"
+    manager = PagedKVCacheManager(
+        params,
+        max_batch_size=max_batch_size,
+        max_seq_len=model.config.max_seq_len,
+        num_layers=model.config.num_layers,
+        devices=[place],
+        session=session,
+        available_cache_memory=memory,
+        page_size=page_size,
+    )
+    runner = LlamaRunner(model, manager, device=place, session=session)
+    return ServingLoop(manager, runner, limits=limits)
+
+
+def _check_memory(memory: int) -> None:
+    """Refuses what this machine cannot hold, before it tries."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if memory > there:
+        raise InsufficientMemoryError(
+            f"wanted {memory} bytes for pages, this machine has {there}"
+        )
