@@ -38,6 +38,10 @@ class CacheCore(Protocol):
         """Tokens per page."""
 
     @property
+    def enable_prefix_caching(self) -> bool:
+        """Whether sequences share pages."""
+
+    @property
     def num_pages(self) -> int:
         """Pages that can be handed out."""
 
@@ -95,9 +99,6 @@ class CacheCore(Protocol):
                 not there; then none of them got any.
             RequestStateError: If `processed` is behind what was committed.
         """
-
-    def num_held(self, seqs: Counts) -> Counts:
-        """Returns how many pages each sequence holds, `[batch]`."""
 
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:
         """Returns a sequence's pages in order, as a read-only view."""

@@ -58,6 +58,11 @@ class PlainCore:
         return self._page_size
 
     @property
+    def enable_prefix_caching(self) -> bool:
+        """Whether sequences share pages."""
+        return self._is_caching
+
+    @property
     def num_pages(self) -> int:
         """Pages that can be handed out."""
         return len(self._pool)
@@ -107,10 +112,6 @@ class PlainCore:
         if wanted > free:
             raise InsufficientPagesError(wanted=wanted, free=free)
         return self._apply(plans)
-
-    def num_held(self, seqs: Counts) -> Counts:
-        """Returns how many pages each sequence holds, `[batch]`."""
-        return self._table.num_pages(seqs)
 
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:
         """Returns a sequence's pages in order, as a read-only view."""
@@ -219,9 +220,8 @@ class PlainCore:
         begin = int(self._committed[seq]) * self._page_size
         if processed < begin:
             raise RequestStateError(
-                f"wanted at least the {begin} tokens that were committed to "
-                f"be processed, got {processed}: release a request before "
-                f"rewinding it this far"
+                f"wanted at least the {begin} tokens that were committed to be "
+                f"processed, got {processed}"
             )
         end = (len(tokens) - 1) // self._page_size * self._page_size
         if not self._is_caching or processed > begin or end <= begin:
@@ -255,16 +255,15 @@ class PlainCore:
         self, seq: int, num_full: int, tokens: npt.NDArray[np.int64]
     ) -> None:
         """Indexes a sequence's pages up to `num_full`."""
-        size = self._page_size
-        for column in range(int(self._committed[seq]), num_full):
-            page = int(self._table.pages(seq)[column])
-            content = tokens[column * size : (column + 1) * size]
-            parent = self._parent(seq, column)
-            indexed = self._index.commit(parent, page, content)
-            if indexed == page:
-                self._pool.keep(page)
-            else:
-                self._pool.retain([indexed])
-                self._pool.release([page])
-                self._table.replace(seq, column, [indexed])
-            self._committed[seq] += 1
+        begin = int(self._committed[seq])
+        span = slice(begin * self._page_size, num_full * self._page_size)
+        own: list[int] = self._table.pages(seq)[begin:num_full].tolist()
+        indexed = self._index.commit(
+            self._parent(seq, begin), own, tokens[span]
+        )
+        pairs = list(zip(own, indexed, strict=True))
+        self._pool.keep([mine for mine, there in pairs if mine == there])
+        self._pool.retain([there for mine, there in pairs if mine != there])
+        self._pool.release([mine for mine, there in pairs if mine != there])
+        self._table.replace(seq, begin, indexed)
+        self._committed[seq] = num_full

@@ -135,17 +135,19 @@ class PagePool:
             else:
                 self._blank.append(page)
 
-    def keep(self, page: int) -> None:
-        """Marks a held page: once free it is cached, not blank.
+    def keep(self, pages: Sequence[int]) -> None:
+        """Marks held pages: once free they are cached, not blank.
 
         Raises:
-            PageStateError: If the page is not held.
+            PageStateError: If a page is not held.
         """
-        if self.ref_count(page) == 0:
-            raise PageStateError(
-                f"wanted a held page to keep, page {page} is free"
-            )
-        self._is_kept[page] = 1
+        for page in pages:
+            if self.ref_count(page) == 0:
+                raise PageStateError(
+                    f"wanted a held page to keep, page {page} is free"
+                )
+        for page in pages:
+            self._is_kept[page] = 1
 
     def forget_cached(self) -> list[int]:
         """Makes every cached page blank; held pages stay as they are.

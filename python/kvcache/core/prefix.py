@@ -1,5 +1,6 @@
 """Which page holds the keys and values of which tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeAlias
@@ -91,42 +92,41 @@ class PrefixIndex:
             identity = self._entries[page].serial
         return pages
 
-    def commit(self, parent: Parent, page: int, tokens: TokenIds) -> int:
-        """Indexes a page, unless another one holds the same.
+    def commit(
+        self, parent: Parent, pages: Sequence[int], tokens: TokenIds
+    ) -> list[int]:
+        """Indexes pages that follow each other, unless others hold the same.
 
         Args:
-            parent: What the page follows.
-            page: The page; not indexed so far.
-            tokens: Its token ids, `[page_size]`.
+            parent: What the first page follows.
+            pages: The pages in order; none is indexed so far.
+            tokens: Their token ids, `[len(pages) * page_size]`.
 
         Returns:
-            The page that is indexed for these tokens: `page`, or the one that
-            was there before it.
+            The pages that are indexed for these tokens: those given, or in
+            their place the ones that were there before.
 
         Raises:
-            PageStateError: If `parent` is a page that is not indexed, `page`
-                is one that is, or the tokens do not fill it.
+            PageStateError: If `parent` is a page that is not indexed, one of
+                `pages` is or comes twice, or the tokens do not fill them.
         """
-        if page in self._entries:
-            raise PageStateError(
-                f"wanted a page that is not indexed, page {page} is"
-            )
-        if tokens.shape != (self.page_size,):
-            raise PageStateError(
-                f"wanted the {self.page_size} tokens of a page, got shape "
-                f"{tokens.shape}"
-            )
-        identity, parent_digest = self._resolve(parent)
-        content = _bytes(tokens)
-        digest = self._digest(parent_digest, content)
-        found = self._find(identity, digest, content)
-        if found is not None:
-            return found
-        self._entries[page] = _Entry(
-            next(self._serials), identity, digest, content
-        )
-        self._pages.setdefault(digest, []).append(page)
-        return page
+        self._check_new(pages, tokens)
+        identity, digest = self._resolve(parent)
+        content, stride = _bytes(tokens), _TOKEN_BYTES * self.page_size
+        indexed = []
+        for place, page in enumerate(pages):
+            page_tokens = content[place * stride : (place + 1) * stride]
+            digest = self._digest(digest, page_tokens)
+            found = self._find(identity, digest, page_tokens)
+            if found is None:
+                found = page
+                self._entries[page] = _Entry(
+                    next(self._serials), identity, digest, page_tokens
+                )
+                self._pages.setdefault(digest, []).append(page)
+            indexed.append(found)
+            identity = self._entries[found].serial
+        return indexed
 
     def remove(self, page: int) -> None:
         """Forgets what a page holds.
@@ -180,6 +180,20 @@ class PrefixIndex:
                 )
         contents = {(e.parent, e.tokens) for e in self._entries.values()}
         assert len(contents) == len(self._entries), "two pages hold the same"
+
+    def _check_new(self, pages: Sequence[int], tokens: TokenIds) -> None:
+        for page in pages:
+            if page in self._entries:
+                raise PageStateError(
+                    f"wanted a page that is not indexed, page {page} is"
+                )
+        if len(set(pages)) < len(pages):
+            raise PageStateError("wanted each page once")
+        if tokens.shape != (len(pages) * self.page_size,):
+            raise PageStateError(
+                f"wanted the tokens of {len(pages)} pages of {self.page_size}, "
+                f"got shape {tokens.shape}"
+            )
 
     def _entry(self, page: int) -> _Entry:
         if page not in self._entries:

@@ -10,7 +10,7 @@ from max.graph import BufferType, DeviceRef, TensorType
 
 from kvcache.errors import RequestStateError
 from kvcache.manager.inputs import RaggedKVCacheInputs, RaggedKVCacheSymbols
-from kvcache.manager.replica import StepTables
+from kvcache.manager.tables import StepTables
 from kvcache.spec import KVCacheParams
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """What a graph is fed with: buffers, and the types that they have."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from max.driver import Buffer
 from max.graph import BufferType, TensorType
@@ -42,3 +43,11 @@ class RaggedKVCacheSymbols(NamedTuple):
     """Pages of each request, uint32 `[batch_size, num_columns]`."""
     max_lengths: TensorType
     """Per step left, on the host, uint32 `[steps_remaining, 2]`."""
+
+
+class HasRowOffsets(Protocol):
+    """What a step was run with."""
+
+    @property
+    def input_row_offsets(self) -> Buffer | Sequence[Buffer]:
+        """Where each request's tokens start, uint32 `[batch + 1]`."""

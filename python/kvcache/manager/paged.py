@@ -1,7 +1,6 @@
 """PagedKVCacheManager: who holds which page, fed to MAX graphs."""
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol
 
 from max.driver import Buffer, Device
 from max.engine import InferenceSession
@@ -16,23 +15,19 @@ from kvcache.manager.arguments import (
     pages_in,
 )
 from kvcache.manager.device import DevicePool
-from kvcache.manager.inputs import RaggedKVCacheInputs, RaggedKVCacheSymbols
+from kvcache.manager.gauges import CacheGauges
+from kvcache.manager.inputs import (
+    HasRowOffsets,
+    RaggedKVCacheInputs,
+    RaggedKVCacheSymbols,
+)
 from kvcache.manager.replica import Replica
 from kvcache.manager.sizing import CacheSizing
-from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext
 from kvcache.spec import KVCacheParams
 
 
-class HasRowOffsets(Protocol):
-    """What a step was run with."""
-
-    @property
-    def input_row_offsets(self) -> Buffer | Sequence[Buffer]:
-        """Where each request's tokens start, uint32 `[batch + 1]`."""
-
-
-class PagedKVCacheManager(CacheSizing):
+class PagedKVCacheManager(CacheSizing, CacheGauges):
     """Decides which request holds which page, and feeds graphs with it.
 
     A serving loop claims a request, and then per step reserves, fetches, runs
@@ -142,30 +137,6 @@ class PagedKVCacheManager(CacheSizing):
             )
             for device in self.devices
         ]
-
-    @property
-    def num_free_blocks(self) -> int:
-        """Pages that no request holds; some of them may be cached."""
-        return self._replica.core.num_free
-
-    @property
-    def free_blocks_pct(self) -> float:
-        """Share of the pages that no request holds, from 0 to 1."""
-        return self.num_free_blocks / self.total_num_pages
-
-    @property
-    def used_blocks_pct(self) -> float:
-        """Share of the pages that some request holds, from 0 to 1."""
-        return 1.0 - self.free_blocks_pct
-
-    @property
-    def metrics(self) -> KVCacheMetrics:
-        """Counts since the start, or since `reset_metrics`."""
-        return self._replica.metrics
-
-    def reset_metrics(self) -> None:
-        """Sets every count to zero."""
-        self._replica.reset_metrics()
 
     def external_claim(
         self, request_id: Hashable, replica_idx: int | None = None

@@ -1,10 +1,6 @@
 """The requests of one replica, and which pages they hold."""
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Hashable, Sequence
 
 from kvcache.core.digest import namespace
 from kvcache.core.interface import Batch, CacheCore, Counts
@@ -16,19 +12,16 @@ from kvcache.errors import (
     SequenceTooLongError,
     UnknownRequestError,
 )
-from kvcache.manager.claim import Claim, check_state, skip_hit
+from kvcache.manager.claim import (
+    Claim,
+    check_first_sight,
+    check_state,
+    skip_hit,
+)
+from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext
 from kvcache.spec import pages_for
-
-
-@dataclass(frozen=True, slots=True)
-class StepTables:
-    """One step's batch, on the host."""
-
-    cache_lengths: npt.NDArray[np.uint32]
-    lookup_table: npt.NDArray[np.uint32]
-    max_lengths: npt.NDArray[np.uint32]
 
 
 class Replica:
@@ -95,7 +88,7 @@ class Replica:
             UnknownRequestError: If it is not claimed.
         """
         claim = self._claim(request_id)
-        if claim.seq is not None:
+        if claim.seq >= 0:
             self.core.release(claim.seq)
         del self._claims[request_id]
         self._check()
@@ -107,52 +100,77 @@ class Replica:
             UnknownRequestError: If it is not claimed.
         """
         seq = self._claim(request_id).seq
-        pages: list[int] = [] if seq is None else self.core.pages(seq).tolist()
+        pages: list[int] = self.core.pages(seq).tolist() if seq >= 0 else []
         return pages
 
     def adopt(self, context: RequestContext) -> int:
         """Takes a request's cached prefix; returns its new tokens."""
-        claims, batch = self._gather([context])
-        return int(self._settle([context], claims, self.core.adopt(batch))[0])
+        claims = self._meet([context])
+        hits = self.core.adopt(_batch([context], claims))
+        self._settle([context], claims, hits)
+        self._check()
+        return int(hits[0])
 
     def reserve(self, context: RequestContext, num_steps: int) -> bool:
         """Takes a request's pages for some steps, or says no and takes none."""
-        claims, batch = self._gather([context])
-        self._check_lengths(batch, num_steps)
-        try:
-            hits = self.core.reserve(batch, num_steps=num_steps)
-        except InsufficientPagesError:
-            return False
-        self._settle([context], claims, hits)
+        claims = self._meet([context])
+        self._check_lengths([context], num_steps)
+        tokens = context.tokens
+        may_hit = self.core.enable_prefix_caching and (
+            tokens.active_length > 1 or tokens.actively_chunked
+        )
+        end = tokens.current_position + num_steps - 1
+        if may_hit or end > claims[0].capacity:
+            try:
+                self._take([context], claims, num_steps)
+            except InsufficientPagesError:
+                return False
         self._count_input([context], claims)
+        self._check()
         return True
 
     def fetch(
         self, contexts: Sequence[RequestContext], num_steps: int
     ) -> StepTables:
         """Makes the tables of some steps, with pages for all or for none."""
-        claims, batch = self._gather(contexts)
-        self._check_lengths(batch, num_steps)
-        short = self._num_pages(batch, num_steps) > self.core.num_held(
-            batch.seqs
-        )
-        if short.any():
-            rows = np.flatnonzero(short).tolist()
-            some = [contexts[row] for row in rows]
-            some_claims, lacking = self._gather(some)
-            hits = self.core.reserve(lacking, num_steps=num_steps)
-            self._settle(some, some_claims, hits)
-            _, batch = self._gather(contexts)
+        claims = self._meet(contexts)
+        self._check_lengths(contexts, num_steps)
+        lacking = [
+            row
+            for row, (claim, context) in enumerate(
+                zip(claims, contexts, strict=True)
+            )
+            if context.tokens.current_position + num_steps - 1 > claim.capacity
+        ]
+        if lacking:
+            self._take(
+                [contexts[row] for row in lacking],
+                [claims[row] for row in lacking],
+                num_steps,
+            )
         self._count_input(contexts, claims)
-        ends = batch.processed + batch.active + (num_steps - 1)
-        for claim, end in zip(claims, ends.tolist(), strict=True):
+        self._check()
+        for context, claim in zip(contexts, claims, strict=True):
+            end = context.tokens.current_position + num_steps - 1
             claim.num_covered = max(claim.num_covered, end)
-        return self._tables(batch, num_steps)
+        seqs = counts([claim.seq for claim in claims])
+        return step_tables(self.core, seqs, contexts, num_steps)
 
     def commit(self, contexts: Sequence[RequestContext]) -> None:
         """Makes the full pages of processed tokens findable."""
-        _, batch = self._gather(contexts)
-        self.core.commit(batch)
+        claims = self._meet(contexts)
+        if self.core.enable_prefix_caching:
+            size = self.core.page_size
+            due = [
+                (context, claim)
+                for context, claim in zip(contexts, claims, strict=True)
+                if context.tokens.processed_length >= claim.num_committed + size
+            ]
+            if due:
+                self.core.commit(_batch(*map(list, zip(*due, strict=True))))
+            for context, claim in due:
+                processed = context.tokens.processed_length
+                claim.num_committed = processed // size * size
         self._check()
 
     def forget_cached(self) -> None:
@@ -172,41 +190,53 @@ class Replica:
             )
         return claim
 
-    def _gather(
-        self, contexts: Sequence[RequestContext]
-    ) -> tuple[list[Claim], Batch]:
-        """Reads contexts, once they are known to fit what is held of them."""
-        claims = [self._claim(context.request_id) for context in contexts]
-        if len({id(claim) for claim in claims}) < len(claims):
+    def _meet(self, contexts: Sequence[RequestContext]) -> list[Claim]:
+        """Returns the claims of contexts that fit what is held for them."""
+        claims = []
+        for context in contexts:
+            claim = self._claim(context.request_id)
+            if claim.seq < 0:
+                self._first_sight(claim, context)
+            check_state(claim, context, context.tokens.processed_length)
+            claims.append(claim)
+        if len({claim.seq for claim in claims}) < len(claims):
             raise RequestStateError("wanted each request once in a batch")
-        for claim, context in zip(claims, contexts, strict=True):
-            check_state(claim, context)
-        tokens = [context.tokens for context in contexts]
-        return claims, Batch(
-            seqs=_counts(map(self._sequence, claims, contexts)),
-            processed=_counts(t.processed_length for t in tokens),
-            active=_counts(t.active_length for t in tokens),
-            tokens=[t.all for t in tokens],
+        return claims
+
+    def _first_sight(self, claim: Claim, context: RequestContext) -> None:
+        """Takes a sequence for a claim whose context was not seen before."""
+        check_first_sight(context)
+        salt, model = context.cache_salt, context.model_name
+        claim.seq = self.core.claim(
+            namespace(cache_salt=salt, model_name=model)
         )
+        claim.identity = (salt, model)
+        claim.num_prompt = len(context.tokens)
 
-    def _sequence(self, claim: Claim, context: RequestContext) -> int:
-        """Returns a claim's sequence, taking one at first sight."""
-        if claim.seq is None:
-            salt, model = context.cache_salt, context.model_name
-            claim.seq = self.core.claim(
-                namespace(cache_salt=salt, model_name=model)
-            )
-            claim.identity = (salt, model)
-            claim.num_prompt = len(context.tokens)
-        return claim.seq
+    def _take(
+        self,
+        contexts: Sequence[RequestContext],
+        claims: Sequence[Claim],
+        num_steps: int,
+    ) -> None:
+        """Takes the pages of some steps, with hits, for all or for none."""
+        hits = self.core.reserve(_batch(contexts, claims), num_steps=num_steps)
+        self._settle(contexts, claims, hits)
+        size = self.core.page_size
+        for context, claim in zip(contexts, claims, strict=True):
+            end = context.tokens.current_position + num_steps - 1
+            claim.capacity = max(claim.capacity, pages_for(end, size) * size)
 
-    def _check_lengths(self, batch: Batch, num_steps: int) -> None:
+    def _check_lengths(
+        self, contexts: Sequence[RequestContext], num_steps: int
+    ) -> None:
         """Verifies that each request fits the longest sequence and the pool."""
         if num_steps < 1:
             raise RequestStateError(
                 f"wanted at least 1 step, got num_steps={num_steps}"
             )
-        longest = max(map(len, batch.tokens), default=0) + num_steps - 1
+        lengths = (len(context.tokens) for context in contexts)
+        longest = max(lengths, default=0) + num_steps - 1
         if longest > self._max_seq_len:
             raise SequenceTooLongError(
                 f"wanted at most {self._max_seq_len} tokens in a request, got "
@@ -221,20 +251,21 @@ class Replica:
         contexts: Sequence[RequestContext],
         claims: Sequence[Claim],
         hits: Counts,
-    ) -> Counts:
+    ) -> None:
         """Moves contexts past their hits and counts these."""
         rows = zip(contexts, claims, hits.tolist(), strict=True)
         for context, claim, hit in rows:
             if not hit:
                 continue
             start = context.tokens.processed_length
+            end = start + hit
             skip_hit(context.tokens, hit)
-            twice = max(0, min(claim.num_counted, start + hit) - start)
+            twice = max(0, min(claim.num_counted, end) - start)
             self._metrics += KVCacheMetrics(-twice, hit)
-            claim.num_counted = max(claim.num_counted, start + hit)
-            claim.num_covered = max(claim.num_covered, start + hit)
-        self._check()
-        return hits
+            claim.num_counted = max(claim.num_counted, end)
+            claim.num_covered = max(claim.num_covered, end)
+            claim.capacity = max(claim.capacity, end)
+            claim.num_committed = end
 
     def _count_input(
         self, contexts: Sequence[RequestContext], claims: Sequence[Claim]
@@ -246,42 +277,15 @@ class Replica:
                 self._metrics += KVCacheMetrics(end - claim.num_counted)
                 claim.num_counted = end
 
-    def _num_pages(self, batch: Batch, num_steps: int) -> Counts:
-        """Returns how many pages some steps of each sequence touch."""
-        ends = batch.processed + batch.active + (num_steps - 1)
-        pages: Counts = -(-ends // self.core.page_size)
-        return pages
 
-    def _tables(self, batch: Batch, num_steps: int) -> StepTables:
-        """Writes the arrays of a step, all of them new."""
-        num_pages = self._num_pages(batch, num_steps)
-        columns = padded_columns(int(num_pages.max(initial=0)))
-        null_page = self.core.num_pages
-        shape = (len(batch.seqs), columns)
-        lookup_table = np.full(shape, null_page, np.uint32)
-        self.core.fill(batch.seqs, num_pages, lookup_table)
-        longest = int((batch.processed + batch.active).max(initial=0))
-        max_lengths = np.ones((num_steps, 2), np.uint32)
-        max_lengths[0, 0] = batch.active.max(initial=0)
-        max_lengths[:, 1] = np.arange(longest, longest + num_steps)
-        return StepTables(
-            cache_lengths=batch.processed.astype(np.uint32),
-            lookup_table=lookup_table,
-            max_lengths=max_lengths,
-        )
-
-
-def padded_columns(columns: int) -> int:
-    """Returns the width of a lookup table that MAX's kernels may read.
-
-    They load entries in groups, past the last one that they need; the rule is
-    that of `padded_lut_cols` in MAX 26.7.
-
-    Args:
-        columns: Columns in use.
-    """
-    return -(-columns // 8) * 8 + 16
-
-
-def _counts(values: Iterable[int]) -> Counts:
-    return np.array(list(values), np.int64)
+def _batch(
+    contexts: Sequence[RequestContext], claims: Sequence[Claim]
+) -> Batch:
+    """Returns what the core is told of some requests."""
+    tokens = [context.tokens for context in contexts]
+    return Batch(
+        seqs=counts([claim.seq for claim in claims]),
+        processed=counts([t.processed_length for t in tokens]),
+        active=counts([t.active_length for t in tokens]),
+        tokens=[t.all for t in tokens],
+    )

@@ -1,0 +1,69 @@
+"""What a graph is told of one step's batch, on the host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kvcache.core.interface import CacheCore, Counts
+from kvcache.request import RequestContext
+
+
+@dataclass(frozen=True, slots=True)
+class StepTables:
+    """One step's batch, on the host."""
+
+    cache_lengths: npt.NDArray[np.uint32]  # [batch]
+    lookup_table: npt.NDArray[np.uint32]  # [batch, columns]
+    max_lengths: npt.NDArray[np.uint32]  # [num_steps, 2]
+
+
+def step_tables(
+    core: CacheCore,
+    seqs: Counts,
+    contexts: Sequence[RequestContext],
+    num_steps: int,
+) -> StepTables:
+    """Writes the arrays of some steps, all of them new.
+
+    Args:
+        core: Holds the pages of every step.
+        seqs: The requests' sequences, `[batch]`.
+        contexts: The requests.
+        num_steps: How often the model runs.
+    """
+    tokens = [context.tokens for context in contexts]
+    processed = counts([t.processed_length for t in tokens])
+    active = counts([t.active_length for t in tokens])
+    ends = processed + active
+    num_pages = -(-(ends + num_steps - 1) // core.page_size)
+    columns = padded_columns(int(num_pages.max(initial=0)))
+    lookup_table = np.full((len(seqs), columns), core.num_pages, np.uint32)
+    core.fill(seqs, num_pages, lookup_table)
+    longest = int(ends.max(initial=0))
+    max_lengths = np.ones((num_steps, 2), np.uint32)
+    max_lengths[0, 0] = active.max(initial=0)
+    max_lengths[:, 1] = np.arange(longest, longest + num_steps)
+    return StepTables(
+        cache_lengths=processed.astype(np.uint32),
+        lookup_table=lookup_table,
+        max_lengths=max_lengths,
+    )
+
+
+def padded_columns(columns: int) -> int:
+    """Returns the width of a lookup table that MAX's kernels may read.
+
+    They load entries in groups, past the last one that they need; the rule is
+    that of `padded_lut_cols` in MAX 26.7.
+
+    Args:
+        columns: Columns in use.
+    """
+    return -(-columns // 8) * 8 + 16
+
+
+def counts(values: list[int]) -> Counts:
+    """Returns numbers as the core takes them."""
+    return np.array(values, np.int64)
