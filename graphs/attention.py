@@ -29,11 +29,13 @@ def attention_graph(
     Returns:
         The graph.
     """
-    shape = ["total_tokens", num_q_heads, cache.head_dim]
+    shape: list[str | int] = ["total_tokens", num_q_heads, cache.head_dim]
     queries_type = TensorType(cache.dtype, shape, cache.device)
     types = [*cache, queries_type, row_offsets_type(cache.device)]
     with Graph(
-        "attention", input_types=types, custom_extensions=[ops.mojo_package()]
+        "attention",
+        input_types=types,
+        custom_extensions=[ops.precompiled_package()],
     ) as graph:
         *inputs, queries, offsets = graph.inputs
         output = ops.attention(

@@ -22,7 +22,7 @@ def copy_pages_graph(cache: ops.CacheInputTypes) -> Graph:
     with Graph(
         "copy_pages",
         input_types=[cache.kv_blocks, pairs_type],
-        custom_extensions=[ops.mojo_package()],
+        custom_extensions=[ops.precompiled_package()],
     ) as graph:
         kv_blocks, pairs = graph.inputs
         ops.copy_pages(kv_blocks.buffer, pairs.tensor)

@@ -20,11 +20,17 @@ def gather_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
     Returns:
         The graph.
     """
-    shape = ["context_tokens", cache.num_kv_heads, cache.head_dim]
+    shape: list[str | int] = [
+        "context_tokens",
+        cache.num_kv_heads,
+        cache.head_dim,
+    ]
     rows = BufferType(cache.dtype, shape, cache.device)
     types = [*cache, rows, rows, row_offsets_type(cache.device)]
     with Graph(
-        "gather", input_types=types, custom_extensions=[ops.mojo_package()]
+        "gather",
+        input_types=types,
+        custom_extensions=[ops.precompiled_package()],
     ) as graph:
         *inputs, keys, values, offsets = graph.inputs
         ops.gather(

@@ -35,11 +35,13 @@ def rope_store_graph(
     """
     width = (num_q_heads + 2 * cache.num_kv_heads) * cache.head_dim
     qkv_type = TensorType(cache.dtype, ["total_tokens", width], cache.device)
-    freqs_shape = ["num_positions", rope_dim or cache.head_dim]
+    freqs_shape: list[str | int] = ["num_positions", rope_dim or cache.head_dim]
     freqs_type = TensorType(DType.float32, freqs_shape, cache.device)
     types = [*cache, qkv_type, freqs_type, row_offsets_type(cache.device)]
     with Graph(
-        "rope_store", input_types=types, custom_extensions=[ops.mojo_package()]
+        "rope_store",
+        input_types=types,
+        custom_extensions=[ops.precompiled_package()],
     ) as graph:
         *inputs, qkv, freqs, offsets = graph.inputs
         queries = ops.rope_store(

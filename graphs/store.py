@@ -20,11 +20,17 @@ def store_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
     Returns:
         The graph.
     """
-    shape = ["total_tokens", cache.num_kv_heads, cache.head_dim]
+    shape: list[str | int] = [
+        "total_tokens",
+        cache.num_kv_heads,
+        cache.head_dim,
+    ]
     rows = TensorType(cache.dtype, shape, cache.device)
     types = [*cache, rows, rows, row_offsets_type(cache.device)]
     with Graph(
-        "store", input_types=types, custom_extensions=[ops.mojo_package()]
+        "store",
+        input_types=types,
+        custom_extensions=[ops.precompiled_package()],
     ) as graph:
         *inputs, keys, values, offsets = graph.inputs
         ops.store(

@@ -20,7 +20,7 @@ PYTHON_LAYERS = (
     {"ops"},
     {"core", "metrics", "model", "mojo_sources"},
     {"request"},
-    {"spec"},
+    {"cache_folder", "spec"},
     {"errors"},
     {"reference"},
 )

@@ -115,7 +115,11 @@ struct AttentionCPU[
         self.scale = scale
 
     def run(self) raises:
-        """Computes every tile, the tiles spread over the cores."""
+        """Computes every tile, the tiles spread over the cores.
+
+        Raises:
+            If a task fails.
+        """
         comptime num_kv_heads = Self.kv_params.num_heads
         var tiles = List[Int](capacity=Int(self.batch.batch_size) + 1)
         tiles.append(0)

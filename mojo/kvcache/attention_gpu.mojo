@@ -247,6 +247,9 @@ def attention_gpu[
         scale: What scores are multiplied by.
         total_tokens: The rows in `queries`.
         ctx: The GPU's context.
+
+    Raises:
+        If the launch fails.
     """
     if total_tokens == 0:
         return

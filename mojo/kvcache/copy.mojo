@@ -36,6 +36,9 @@ def copy_pages_cpu[
         num_pairs: The pages to copy.
         num_pages: The pages in the pool, the null page not counted.
         page_stride: The elements of a page.
+
+    Raises:
+        If a task fails.
     """
 
     def copy_range(begin: Int, end: Int) raises {imm}:
@@ -120,6 +123,9 @@ def copy_pages_gpu[
         num_pages: The pages in the pool, the null page not counted.
         page_stride: The elements of a page.
         ctx: The GPU's context.
+
+    Raises:
+        If a task fails.
     """
     comptime width = gpu_width[dtype](plane_stride)
     if num_pairs == 0:

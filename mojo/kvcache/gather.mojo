@@ -35,6 +35,9 @@ def gather_cpu[
         key_cache: The layer's keys.
         value_cache: The layer's values.
         context: The output rows of each sequence, from its position 0.
+
+    Raises:
+        If a task fails.
     """
     comptime stride = key_cache.page_layout.token_stride
 
@@ -127,6 +130,9 @@ def gather_gpu[
         context: The output rows of each sequence, from its position 0.
         context_tokens: The rows in `keys`.
         ctx: The GPU's context.
+
+    Raises:
+        If a task fails.
     """
     comptime stride = key_cache.page_layout.token_stride
     comptime width = gpu_width[dtype](stride)

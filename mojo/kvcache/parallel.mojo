@@ -20,6 +20,9 @@ def parallel_ranges[
         work: The function; ranges run at the same time.
         num_items: How many items there are.
         grain: The fewest items worth a task of their own.
+
+    Raises:
+        If a call of `work` does.
     """
     if num_items <= 0:
         return

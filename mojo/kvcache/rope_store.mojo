@@ -137,7 +137,11 @@ struct RopeStore[
             Turn.copy(source, target, chunk)
 
     def run_cpu(self) raises:
-        """Rotates and stores on the cores of the CPU."""
+        """Rotates and stores on the cores of the CPU.
+
+        Raises:
+            If a task fails.
+        """
         comptime width = cpu_width[DType.float32](Self.pairs)
         comptime num_chunks = Self.head_dim // 2 // width
         comptime row_bytes = (
@@ -166,6 +170,9 @@ struct RopeStore[
         Args:
             total_tokens: The rows in `qkv`.
             ctx: The GPU's context.
+
+        Raises:
+            If a task fails.
         """
         comptime width = widest_divisor(
             Self.pairs, GPU_VECTOR_BYTES // 2 // size_of[Self.dtype]()

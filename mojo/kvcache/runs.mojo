@@ -23,6 +23,9 @@ def parallel_page_runs[
             sequence `seq` from `position` on. Calls run at the same time.
         cache: The cache that the positions refer to.
         batch: The rows of each sequence.
+
+    Raises:
+        If a call of `work` does.
     """
     comptime row_bytes = (
         cache.page_layout.token_stride * size_of[cache.dtype_]()

@@ -35,6 +35,9 @@ def store_cpu[
         key_cache: The layer's keys.
         value_cache: The layer's values.
         batch: The rows of each sequence.
+
+    Raises:
+        If a task fails.
     """
     comptime stride = key_cache.page_layout.token_stride
 
@@ -121,6 +124,9 @@ def store_gpu[
         batch: The rows of each sequence.
         total_tokens: The rows in `keys`.
         ctx: The GPU's context.
+
+    Raises:
+        If a task fails.
     """
     comptime stride = key_cache.page_layout.token_stride
     comptime width = gpu_width[dtype](stride)

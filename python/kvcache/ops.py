@@ -1,18 +1,20 @@
 """Typed wrappers of the custom graph operations.
 
 Shapes and dtypes are checked here, while a graph is built, and not again in
-the kernels. The kernels' sources come from `mojo_package()`, which goes into a
-graph's `custom_extensions`.
+the kernels. A graph finds the kernels through
+`custom_extensions=[precompiled_package()]`.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from max.dtype import DType
 from max.graph import (
     BufferType,
     BufferValue,
     DeviceRef,
+    Dim,
     StaticDim,
     TensorType,
     TensorValue,
@@ -20,7 +22,7 @@ from max.graph import (
     ops,
 )
 
-from kvcache.mojo_sources import mojo_package
+from kvcache.mojo_sources import precompiled_package
 
 __all__ = [
     "PAGE_SIZES",
@@ -29,7 +31,7 @@ __all__ = [
     "attention",
     "copy_pages",
     "gather",
-    "mojo_package",
+    "precompiled_package",
     "rope_store",
     "store",
 ]
@@ -98,7 +100,7 @@ class CacheInputTypes:
         `[total_num_pages, 2, num_layers, page_size, num_kv_heads, head_dim]`,
         its last page the null page.
         """
-        shape = (
+        shape: tuple[str | int, ...] = (
             f"{self.prefix}total_num_pages",
             2,
             self.num_layers,
@@ -124,7 +126,7 @@ class CacheInputTypes:
     @property
     def max_lengths(self) -> TensorType:
         """Longest lengths of each step, uint32 `[steps_remaining, 2]`."""
-        shape = [f"{self.prefix}steps_remaining", 2]
+        shape: list[str | int] = [f"{self.prefix}steps_remaining", 2]
         return TensorType(DType.uint32, shape, _CPU)
 
     def __iter__(self) -> Iterator[BufferType | TensorType]:
@@ -149,7 +151,7 @@ class CacheInputs:
     max_lengths: TensorValue
 
     @classmethod
-    def of(cls, values: Sequence[Value]) -> "CacheInputs":
+    def of(cls, values: Sequence[Value[Any]]) -> "CacheInputs":
         """Wraps graph inputs whose types came from `CacheInputTypes`.
 
         Args:
@@ -193,7 +195,7 @@ class CacheInputs:
         }
 
     @property
-    def tables(self) -> list[Value]:
+    def tables(self) -> list[Value[Any]]:
         """The values behind the pool, in order."""
         return [self.cache_lengths, self.lookup_table, self.max_lengths]
 
@@ -286,7 +288,7 @@ def rope_store(
     _check("qkv", qkv, cache.kv_blocks.dtype, [width])
     _check("freqs", freqs, DType.float32, [rope_dim])
     _check_offsets("input_row_offsets", input_row_offsets)
-    shape = [qkv.shape[0], num_q_heads, cache.head_dim]
+    shape: list[Dim | int] = [qkv.shape[0], num_q_heads, cache.head_dim]
     (queries,) = ops.inplace_custom(
         "kvcache.rope_store",
         device=cache.kv_blocks.device,

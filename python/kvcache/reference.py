@@ -44,10 +44,9 @@ def rope(
     """Returns the heads turned by one position's angles."""
     half = len(freqs) // 2
     cosine, sine = freqs[:half], freqs[half:]
-    if interleaved:
-        first, second = np.s_[:, 0 : 2 * half : 2], np.s_[:, 1 : 2 * half : 2]
-    else:
-        first, second = np.s_[:, :half], np.s_[:, half : 2 * half]
+    step, apart = (2, 1) if interleaved else (1, half)
+    first = np.s_[:, 0 : step * half : step]
+    second = np.s_[:, apart : apart + step * half : step]
     x = heads[first].astype(np.float32)
     y = heads[second].astype(np.float32)
     turned = heads.copy()
