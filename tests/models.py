@@ -207,6 +207,18 @@ def write_stories260k(source: Path, folder: Path) -> Path:
     return folder
 
 
+def smollm2_file() -> Path:
+    """Returns SmolLM2's GGUF file; skips the test where it cannot be had."""
+    import pytest
+
+    from kvcache.model import ModelError, download_smollm2
+
+    try:
+        return download_smollm2()
+    except ModelError as error:
+        pytest.skip(f"needs a network once: {error}")
+
+
 def read_llama2c(raw: bytes) -> tuple[LlamaConfig, Arrays]:
     """Reads a version 0 checkpoint of llama2.c.
 

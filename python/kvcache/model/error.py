@@ -11,8 +11,12 @@ from kvcache.errors import KVCacheError
 class ModelError(KVCacheError, ValueError):
     """A model that cannot be read or is not one we can run.
 
-    Its message is one line that says what was wanted and what came.
+    Its message is one line that says what was wanted and what came, also where
+    it quotes somebody else's longer one.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(map(str.strip, message.splitlines())))
 
 
 def require(module: str) -> ModuleType:
