@@ -206,6 +206,23 @@ def test_plan_that_was_not_computed_is_made_again() -> None:
     assert rows(scheduler.plan(), requests) == first
 
 
+def test_plan_made_again_sees_what_changed() -> None:
+    scheduler, requests = make(
+        CountedPages(100), [4, 20], max_batch_tokens=10, chunk_size=10
+    )
+    assert rows(scheduler.plan(), requests) == {0: 4, 1: 6}
+    scheduler.finish(requests[0], FinishReason.CANCELLED)
+    assert rows(scheduler.plan(), requests) == {1: 10}
+
+
+def test_chunk_of_one_token_is_no_decode() -> None:
+    scheduler, requests = make(CountedPages(100), [5], chunk_size=1)
+    for _ in range(2):  # the first one is not computed
+        plan = scheduler.plan()
+        assert plan.num_steps == 1
+        assert rows(plan, requests) == {0: 1}
+
+
 def test_finish_wants_a_request_it_knows() -> None:
     scheduler, _ = make(CountedPages(2), [])
     with pytest.raises(ValueError, match="which does neither"):

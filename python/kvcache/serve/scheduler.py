@@ -98,8 +98,7 @@ class Scheduler:
         for request in self._running:
             if not request.is_decoding and budget > 0:
                 budget -= self._add_chunk(plan, request, budget)
-        if not plan.preempted:
-            self._admit(plan, budget)
+        self._admit(plan, budget)
         return plan
 
     def finish(self, request: GenerationRequest, reason: FinishReason) -> None:
