@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from kvcache.errors import InvalidParamsError
 from kvcache.serve.plan import PageKeeper, Plan, ScheduleLimits
 from kvcache.serve.request import GenerationRequest, RequestRejectedError
 from kvcache.serve.sampling import FinishReason
@@ -31,14 +32,14 @@ class Scheduler:
         limits: How much one step may compute.
 
     Raises:
-        ValueError: If `limits.max_batch_tokens` is under the manager's
+        InvalidParamsError: If `limits.max_batch_tokens` is under the manager's
             `max_batch_size`: a full batch could not decode.
     """
 
     def __init__(self, pages: PageKeeper, limits: ScheduleLimits) -> None:
         """Starts with nothing to do."""
         if limits.max_batch_tokens < pages.max_batch_size:
-            raise ValueError(
+            raise InvalidParamsError(
                 f"max_batch_tokens must be at least max_batch_size "
                 f"{pages.max_batch_size}, got {limits.max_batch_tokens}"
             )

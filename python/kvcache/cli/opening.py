@@ -1,0 +1,67 @@
+"""Opens what a command runs on: a model and a loop that serves it."""
+
+from pathlib import Path
+
+from kvcache.cli.options import CacheOptions
+from kvcache.errors import InsufficientMemoryError
+from kvcache.model import LlamaModel, ModelError, Tokenizer, load_model
+from kvcache.serve import ScheduleLimits, ServingLoop
+from kvcache.spec import pages_for
+
+
+def open_model(path: Path) -> tuple[LlamaModel, Tokenizer]:
+    """Reads a model that has a tokenizer.
+
+    Raises:
+        ModelError: If there is no such model, or it has no tokenizer.
+    """
+    model = load_model(path)
+    if model.tokenizer is None:
+        raise ModelError(f"wanted a model with a tokenizer, {path} has none")
+    return model, model.tokenizer
+
+
+def open_loop(
+    model: LlamaModel,
+    cache: CacheOptions,
+    *,
+    num_tokens: int,
+    max_batch_size: int,
+    limits: ScheduleLimits,
+) -> ServingLoop:
+    """Compiles a model and makes its cache.
+
+    Args:
+        model: The model.
+        cache: What the person said about the cache.
+        num_tokens: Tokens that the cache shall hold if nothing was said.
+        max_batch_size: Requests that hold pages at the same time.
+        limits: How much one step may compute.
+
+    Raises:
+        InsufficientMemoryError: If the budget does not hold one page.
+        DeviceError: If the device is not there.
+    """
+    from kvcache.serve.engine import cache_params, llama_loop
+
+    params = cache_params(
+        model.config,
+        page_size=cache.page_size,
+        prefix_cache=cache.prefix_cache,
+    )
+    page_bytes = params.bytes_per_page(model.config.num_layers)
+    num_pages = cache.max_pages or pages_for(num_tokens, cache.page_size)
+    memory = cache.kv_memory or num_pages * page_bytes
+    if memory < page_bytes:
+        raise InsufficientMemoryError(
+            f"wanted at least {page_bytes} bytes, one page of "
+            f"{cache.page_size} tokens, got {memory}"
+        )
+    return llama_loop(
+        model,
+        params,
+        memory=memory,
+        device=cache.device.value,
+        max_batch_size=max_batch_size,
+        limits=limits,
+    )

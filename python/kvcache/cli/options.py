@@ -1,0 +1,132 @@
+"""The options that the commands share, and how their values are read."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvcache.cli.units import parse_size
+
+PAGE_SIZES = (16, 32, 64, 128, 256)
+"""The page sizes that the kernels take, in tokens."""
+
+
+class DeviceKind(StrEnum):
+    """Where the pages and the weights are."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _page_size(value: int) -> int:
+    if value not in PAGE_SIZES:
+        sizes = ", ".join(map(str, PAGE_SIZES))
+        raise typer.BadParameter(f"wanted one of {sizes}, got {value}")
+    return value
+
+
+ModelPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="PATH",
+        help="A GGUF file, or a Hugging Face folder, of a Llama model.",
+    ),
+]
+PageSize = Annotated[
+    int,
+    typer.Option(callback=_page_size, help="Tokens per page."),
+]
+MaxPages = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Pages in the cache."),
+]
+KVMemory = Annotated[
+    int | None,
+    typer.Option(
+        parser=_size,
+        metavar="SIZE",
+        help="Memory of the cache, such as 64MiB; in place of --max-pages.",
+    ),
+]
+Device = Annotated[
+    DeviceKind, typer.Option(help="Where the model and its cache are.")
+]
+MaxNewTokens = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Tokens in one answer.")
+]
+NoPrefixCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-prefix-cache", help="Compute shared prefixes again each time."
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=0, max=2**64 - 1, metavar="N", help="Of the random numbers."
+    ),
+]
+Temperature = Annotated[
+    float, typer.Option(min=0.0, help="0 takes the likeliest token.")
+]
+TopK = Annotated[
+    int, typer.Option(min=0, help="Draw from the K likeliest; 0 is all.")
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Draw from the likeliest tokens that together reach P.",
+    ),
+]
+MaxBatchTokens = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Tokens in one step.")
+]
+ChunkSize = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="Prompt tokens of one request."),
+]
+NumSteps = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Steps per fetch while nothing waits."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOptions:
+    """What a person said about the cache.
+
+    Raises:
+        BadParameter: If both `max_pages` and `kv_memory` are given.
+    """
+
+    device: DeviceKind
+    """Where the pages and the weights are."""
+    page_size: int
+    """Tokens per page."""
+    max_pages: int | None
+    """Pages in the cache."""
+    kv_memory: int | None
+    """Bytes of the cache, in place of `max_pages`."""
+    prefix_cache: bool
+    """Whether requests share the pages of equal prefixes."""
+
+    def __post_init__(self) -> None:
+        """Refuses two answers to one question."""
+        if self.max_pages is not None and self.kv_memory is not None:
+            raise typer.BadParameter(
+                "wanted --max-pages or --kv-memory, got both"
+            )
