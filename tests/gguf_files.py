@@ -1,5 +1,6 @@
 """GGUF files for tests, written by the package that defines the format."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,13 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from kvcache.model import LlamaConfig
+from kvcache.model import LlamaConfig, Tokenizer
+from kvcache.model.fields import Fields
 from kvcache.model.gguf_llama import gguf_name
-from models import SMALL_SPECIAL, Arrays, small_tokenizer
+from kvcache.model.gguf_tokenizer import tokenizer_from_gguf
+from kvcache.model.sentencepiece_bpe import CONTROL, NORMAL, UNKNOWN
+from llama2c import BYTE
+from models import SMALL_SPECIAL, Arrays, small_config, small_tokenizer
 
 
 def interleave(
@@ -58,8 +63,6 @@ def gguf_metadata(config: LlamaConfig) -> dict[str, Any]:
 
 def small_merges() -> list[str]:
     """Returns the merges of the small tokenizer."""
-    import json
-
     model = json.loads(small_tokenizer().to_str())["model"]
     return [" ".join(pair) for pair in model["merges"]]
 
@@ -120,3 +123,42 @@ def add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_string(key, value)
     else:
         writer.add_array(key, value)
+
+
+PIECES = ("▁", "a", "b", "▁a", "ab", "▁ab", "é")
+"""The words of a small SentencePiece vocabulary, best score first."""
+
+
+def byte_level(**changes: Any) -> Tokenizer:
+    """Reads the small byte-level tokenizer from GGUF metadata.
+
+    Args:
+        changes: Keys of `tokenizer.ggml` that shall differ.
+    """
+    keys = {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
+    config = small_config()
+    tokenizer = tokenizer_from_gguf(
+        Fields(gguf_metadata(config) | keys, "model.gguf"), config.vocab_size
+    )
+    assert tokenizer is not None
+    return tokenizer
+
+
+def sentencepiece(**changes: Any) -> Tokenizer:
+    """Reads a small SentencePiece tokenizer from GGUF metadata.
+
+    Args:
+        changes: Keys of `tokenizer.ggml` that shall differ.
+    """
+    raw = [f"<0x{byte:02X}>" for byte in range(256)]
+    keys = {
+        "model": "llama",
+        "tokens": ["<unk>", "<s>", "</s>", *raw, *PIECES],
+        "token_type": [
+            *(UNKNOWN, CONTROL, CONTROL),
+            *[BYTE] * len(raw),
+            *[NORMAL] * len(PIECES),
+        ],
+        "scores": [0.0] * 259 + [-float(rank) for rank in range(len(PIECES))],
+    }
+    return byte_level(**(keys | changes))

@@ -5,7 +5,6 @@ the llama2.c checkpoint of `../shared/data` into one: real text, instantly.
 """
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.model import LlamaConfig, LlamaModel, weight_shapes
-from kvcache.model.sentencepiece_bpe import (
-    CONTROL,
-    NORMAL,
-    SPACE,
-    UNKNOWN,
-    sentencepiece_bpe,
-)
 from kvcache.model.token_bytes import byte_level_alphabet
+from llama2c import read_checkpoint, read_tokenizer
 
 Arrays = dict[str, npt.NDArray[np.float32]]
-
-BYTE = 6
-"""The kind of a token that stands for one byte."""
 
 SMALL_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 """Tokens 0, 1 and 2 of a small model; 1 is its start, 2 its end."""
@@ -194,11 +184,11 @@ def write_stories260k(source: Path, folder: Path) -> Path:
     Returns:
         The folder, for `load_model`.
     """
-    config, weights = read_llama2c((source / "stories260K.bin").read_bytes())
+    raw = (source / "stories260K.bin").read_bytes()
+    config, weights = read_checkpoint(raw)
     write_folder(folder, config, weights)
-    tokenizer = llama2c_tokenizer(
-        (source / "tok512.bin").read_bytes(), config.vocab_size
-    )
+    raw = (source / "tok512.bin").read_bytes()
+    tokenizer = read_tokenizer(raw, config.vocab_size)
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(
         folder / "tokenizer_config.json",
@@ -217,94 +207,3 @@ def smollm2_file() -> Path:
         return download_smollm2()
     except ModelError as error:
         pytest.skip(f"needs a network once: {error}")
-
-
-def read_llama2c(raw: bytes) -> tuple[LlamaConfig, Arrays]:
-    """Reads a version 0 checkpoint of llama2.c.
-
-    References:
-        https://github.com/karpathy/llama2.c, `run.c`.
-    """
-    hidden, inner, layers, heads, kv_heads, vocab, seq_len = struct.unpack(
-        "<7i", raw[:28]
-    )
-    config = small_config(
-        num_layers=layers,
-        hidden_size=hidden,
-        num_q_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=hidden // heads,
-        intermediate_size=inner,
-        vocab_size=abs(vocab),
-        max_seq_len=seq_len,
-        tie_embeddings=vocab > 0,
-    )
-    floats = np.frombuffer(raw, "<f4", offset=28)
-    shapes = weight_shapes(config)
-
-    def take(*shape: int) -> npt.NDArray[np.float32]:
-        nonlocal floats
-        size = int(np.prod(shape))
-        taken, floats = floats[:size].reshape(shape), floats[size:]
-        return taken.copy()
-
-    weights: Arrays = {"model.embed_tokens.weight": take(abs(vocab), hidden)}
-    for part in (  # each for all layers, in this order
-        "input_layernorm",
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "post_attention_layernorm",
-        "mlp.gate_proj",
-        "mlp.down_proj",
-        "mlp.up_proj",
-    ):
-        for layer in range(layers):
-            name = f"model.layers.{layer}.{part}.weight"
-            weights[name] = take(*shapes[name])
-            if part in ("self_attn.q_proj", "self_attn.k_proj"):
-                weights[name] = half_split(weights[name], config.head_dim)
-    weights["model.norm.weight"] = take(hidden)
-    take(2, seq_len, config.head_dim // 2)  # cosines and sines
-    if not config.tie_embeddings:
-        weights["lm_head.weight"] = take(abs(vocab), hidden)
-    assert not floats.size
-    return config, weights
-
-
-def half_split(
-    rows: npt.NDArray[np.float32], head_dim: int
-) -> npt.NDArray[np.float32]:
-    """Moves each head's even rows before its odd ones.
-
-    A pair that rotates together is neighbours in llama2.c and in GGUF, and half
-    a head apart in Hugging Face models.
-    """
-    heads = [
-        np.concatenate([head[0::2], head[1::2]])
-        for head in np.split(rows, len(rows) // head_dim)
-    ]
-    return np.concatenate(heads)
-
-
-def llama2c_tokenizer(raw: bytes, vocab_size: int) -> Any:
-    """Reads a llama2.c vocabulary as a `tokenizers` tokenizer."""
-    from tokenizers import processors
-
-    offset, tokens, scores = 4, [], []
-    for _ in range(vocab_size):
-        score, length = struct.unpack_from("<fi", raw, offset)
-        offset += 8 + length
-        token = raw[offset - length : offset].decode("utf-8")
-        tokens.append(token.replace(" ", SPACE))
-        scores.append(score)
-    assert offset == len(raw)
-    tokens[:3] = ["<unk>", "<s>", "</s>"]
-    kinds = [UNKNOWN, CONTROL, CONTROL]
-    kinds += [BYTE] * 256 + [NORMAL] * (vocab_size - 259)
-    tokenizer = sentencepiece_bpe(tokens, scores, kinds)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    return tokenizer

@@ -57,29 +57,16 @@ def sentencepiece_bpe(
             f"tokenizer: wanted {len(tokens)} different tokens, got {len(ids)}"
         )
     package = require("tokenizers")
-    unknown = [
-        token
-        for token, kind in zip(tokens, kinds, strict=True)
-        if kind == UNKNOWN
-    ]
+    unknown = tokens[kinds.index(UNKNOWN)] if UNKNOWN in kinds else None
     model = package.models.BPE(
         vocab=ids,
         merges=_merges(tokens, scores, kinds),
-        unk_token=unknown[0] if unknown else None,
+        unk_token=unknown,
         fuse_unk=True,
         byte_fallback=True,
     )
     backend: tokenizers.Tokenizer = package.Tokenizer(model)
-    spaces = package.normalizers.Replace(" ", SPACE)
-    prefix = package.normalizers.Prepend(SPACE)
-    backend.normalizer = package.normalizers.Sequence(
-        [prefix, spaces] if add_space_prefix else [spaces]
-    )
-    steps = package.decoders
-    backend.decoder = steps.Sequence(
-        [steps.Replace(SPACE, " "), steps.ByteFallback(), steps.Fuse()]
-        + [steps.Strip(" ", 1, 0)] * add_space_prefix
-    )
+    _write_spaces(backend, add_space_prefix)
     backend.add_tokens(
         [
             package.AddedToken(
@@ -90,6 +77,19 @@ def sentencepiece_bpe(
         ]
     )
     return backend
+
+
+def _write_spaces(backend: tokenizers.Tokenizer, add_prefix: bool) -> None:
+    """Makes spaces visible before the merges, and spaces again after."""
+    package = require("tokenizers")
+    before, after = package.normalizers, package.decoders
+    prefix = [before.Prepend(SPACE)] if add_prefix else []
+    strip = [after.Strip(" ", 1, 0)] if add_prefix else []
+    backend.normalizer = before.Sequence([*prefix, before.Replace(" ", SPACE)])
+    spaces = after.Replace(SPACE, " ")
+    backend.decoder = after.Sequence(
+        [spaces, after.ByteFallback(), after.Fuse(), *strip]
+    )
 
 
 def _merges(
