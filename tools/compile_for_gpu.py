@@ -54,7 +54,9 @@ def every_op_graph(cache: CacheInputTypes) -> Graph:
         TensorType(DType.uint32, ["num_pairs", 2], cache.device),
     ]
     with Graph(
-        "every_op", input_types=types, custom_extensions=[ops.mojo_package()]
+        "every_op",
+        input_types=types,
+        custom_extensions=[ops.precompiled_package()],
     ) as graph:
         (
             *four,
