@@ -8,10 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguf_files import write_gguf
-from kvcache.model import (
-    ModelError,
-    load_model,
-)
+from kvcache.model import ModelError, load_model
 from kvcache.model.gguf_file import read_gguf
 from models import random_weights, small_config
 

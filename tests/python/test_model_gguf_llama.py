@@ -9,12 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguf_files import interleave, write_gguf
-from kvcache.model import (
-    DivisorScaling,
-    LinearScaling,
-    ModelError,
-    load_model,
-)
+from kvcache.model import DivisorScaling, LinearScaling, ModelError, load_model
 from kvcache.model.dequantise import dequantise
 from kvcache.model.gguf_llama import (
     gguf_name,
@@ -29,8 +24,6 @@ CONFIG = small_config(
 
 
 WEIGHTS = random_weights(CONFIG)
-
-
 HEAD_DIM_KEYS = (
     "llama.attention.key_length",
     "llama.attention.value_length",
@@ -188,6 +181,10 @@ def refusal(path: Path) -> str:
         (
             {"llama.attention.sliding_window": 4096},
             "wanted no llama.attention.sliding_window (unsupported), got 4096",
+        ),
+        (
+            {"llama.rope.scale_linear": 2.0},
+            "wanted no llama.rope.scale_linear (unsupported), got 2.0",
         ),
         ({"split.count": 2}, "wanted a model in one file, got one of 2"),
         (

@@ -6,25 +6,12 @@ from gguf_files import PIECES, byte_level, gguf_metadata, sentencepiece
 from kvcache.model import ModelError
 from kvcache.model.fields import Fields
 from kvcache.model.gguf_tokenizer import tokenizer_from_gguf
-from kvcache.model.sentencepiece_bpe import (
-    NORMAL,
-    UNKNOWN,
-    sentencepiece_bpe,
-)
-from models import (
-    SMALL_SPECIAL,
-    small_config,
-)
+from kvcache.model.sentencepiece_bpe import NORMAL, UNKNOWN, sentencepiece_bpe
+from models import SMALL_SPECIAL, small_config
 
 CONFIG = small_config()
-
-
 VOCAB = CONFIG.vocab_size
-
-
 BYTE_LEVEL = byte_level()
-
-
 SENTENCEPIECE = sentencepiece()
 
 

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from kvcache.model import (
-    LinearScaling,
-    Llama3Scaling,
-    ModelError,
-    load_model,
-)
+from kvcache.model import LinearScaling, Llama3Scaling, ModelError, load_model
 from models import (
     Arrays,
     config_json,
@@ -24,8 +19,6 @@ from models import (
 )
 
 CONFIG = small_config()
-
-
 WEIGHTS = random_weights(CONFIG)
 
 

@@ -9,11 +9,7 @@ from gguf_files import byte_level
 from kvcache.model import ModelError, Tokenizer, load_model
 from kvcache.model.fields import Fields
 from kvcache.model.hf_tokenizer import tokenizer_from_folder
-from models import (
-    small_tokenizer,
-    write_json,
-    write_small_llama,
-)
+from models import small_tokenizer, write_json, write_small_llama
 
 BYTE_LEVEL = byte_level()
 

@@ -9,20 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from kvcache.model import (
-    ModelError,
-    load_model,
-)
-from models import (
-    Arrays,
-    random_weights,
-    small_config,
-    write_folder,
-)
+from kvcache.model import ModelError, load_model
+from models import Arrays, random_weights, small_config, write_folder
 
 CONFIG = small_config()
-
-
 WEIGHTS = random_weights(CONFIG)
 
 

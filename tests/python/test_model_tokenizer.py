@@ -11,20 +11,11 @@ from kvcache.model.token_bytes import (
     byte_level_bytes,
     sentencepiece_bytes,
 )
-from models import (
-    small_config,
-    small_tokenizer,
-)
+from models import small_config, small_tokenizer
 
 CONFIG = small_config()
-
-
 VOCAB = CONFIG.vocab_size
-
-
 BYTE_LEVEL = byte_level()
-
-
 SENTENCEPIECE = sentencepiece()
 
 

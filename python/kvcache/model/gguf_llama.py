@@ -30,6 +30,13 @@ from kvcache.model.weights import (
 )
 
 _ROPE_DIVISORS = "rope_freqs.weight"
+_UNSUPPORTED = (
+    "llama.expert_count",
+    "llama.attention.sliding_window",
+    "llama.attention.scale",
+    "llama.attention.clamp_kqv",
+    "llama.rope.scale_linear",  # the oldest files' rope scaling
+)
 _OUTER_NAMES: Final = {
     "token_embd.weight": EMBEDDING,
     "output_norm.weight": "model.norm.weight",
@@ -114,8 +121,8 @@ def config_from_gguf(file: GgufFile, fields: Fields) -> LlamaConfig:
 
 
 def _refuse_unsupported(fields: Fields) -> None:
-    for key in ("llama.expert_count", "llama.attention.sliding_window"):
-        if value := fields.integer(key, 0):
+    for key in _UNSUPPORTED:
+        if value := fields[key]:
             raise ModelError(
                 f"{fields.source}: wanted no {key} (unsupported), got {value}"
             )
