@@ -155,6 +155,17 @@ def test_tokens_dropped_after_a_stop_are_not_found_as_a_prefix() -> None:
     assert again.hit_tokens == cached // 16 * 16
 
 
+def test_prompts_that_come_together_share_their_prefix() -> None:
+    loop, runner = make(Setting())
+    requests = [
+        GenerationRequest([*range(40), i], max_new_tokens=3) for i in range(4)
+    ]
+    serve(loop, requests)
+    assert [r.output_ids for r in requests] == [oracle(r) for r in requests]
+    assert [r.hit_tokens for r in requests] == [0, 32, 32, 32]
+    assert runner.fed[:2] == [[41], [1, 9, 9, 9]]
+
+
 def test_sequence_ends_at_the_longest_length() -> None:
     loop, _ = make(Setting(max_seq_len=20))
     request = GenerationRequest(range(15), max_new_tokens=50)

@@ -26,6 +26,7 @@ class CountedPages:
         self.page_size = page_size
         self.max_batch_size = max_batch_size
         self.max_seq_len = max_seq_len
+        self.enable_prefix_caching = False
         self.held: dict[Hashable, int] = {}
 
     @property
@@ -100,6 +101,25 @@ def test_decode_goes_first_and_prompts_fill_the_budget() -> None:
     assert rows(plan, requests) == {0: 1, 1: 5, 2: 4}
     compute(plan)
     assert rows(scheduler.plan(), requests) == {0: 1, 1: 1, 2: 4}
+
+
+def test_prompts_wait_for_the_page_that_an_older_one_computes() -> None:
+    pages = CountedPages(100)
+    pages.enable_prefix_caching = True  # finds nothing: they go on alone
+    scheduler, requests = make(pages, [9, 9, 4], chunk_size=6)
+    other = GenerationRequest([8] * 9, max_new_tokens=1)
+    salted = GenerationRequest([7] * 9, max_new_tokens=1, cache_salt="s")
+    requests += [other, salted]
+    scheduler.add(other)
+    scheduler.add(salted)
+    plan = scheduler.plan()
+    assert rows(plan, requests) == {0: 6, 2: 4, 3: 6, 4: 6}
+    assert requests[1] not in plan.started
+    assert scheduler.num_waiting == 0
+    compute(plan)
+    plan = scheduler.plan()
+    assert rows(plan, requests) == {0: 3, 1: 6, 2: 1, 3: 3, 4: 3}
+    assert plan.started == [requests[1]]
 
 
 def test_batch_size_bounds_who_runs() -> None:

@@ -15,6 +15,7 @@ class PageKeeper(Protocol):
     max_batch_size: int
     max_seq_len: int
     total_num_pages: int
+    enable_prefix_caching: bool
 
     @property
     def num_free_blocks(self) -> int:
@@ -65,7 +66,7 @@ class Plan:
     num_steps: int = 1
     """How often the model runs on the batch."""
     started: list[GenerationRequest] = field(default_factory=list)
-    """Requests that left the queue for this step."""
+    """Requests of the batch that left the queue since their last one."""
     preempted: list[GenerationRequest] = field(default_factory=list)
     """Requests that lost their pages and wait again."""
     failed: list[GenerationRequest] = field(default_factory=list)

@@ -89,6 +89,7 @@ class LlamaRunner:
         self._weights = llama_weights(model.config, model.weights)
         self._greedy = self._load(sampling=False)
         self._sampler: Model | None = None
+        self._warm_up()
 
     def run(
         self,
@@ -147,6 +148,11 @@ class LlamaRunner:
         graph = llama_graph(self._config, cache, sampling=sampling)
         return self._session.load(graph, weights_registry=self._weights)
 
+    def _warm_up(self) -> None:
+        """Compiles the manager's increment graph, on a batch of none."""
+        none = self._first_inputs([])
+        self._manager.increment_cache_lengths(self._manager.fetch([], 2), none)
+
     def _sampling_graph(self) -> Model:
         if self._sampler is None:
             self._sampler = self._load(sampling=True)
@@ -157,7 +163,8 @@ class LlamaRunner:
         lengths = [request.tokens.active_length for request in batch]
         offsets = np.zeros(len(batch) + 1, dtype=np.uint32)
         np.cumsum(lengths, out=offsets[1:])
-        tokens = np.concatenate([request.tokens.active for request in batch])
+        rows = [request.tokens.active for request in batch]
+        tokens = np.concatenate([np.empty(0, np.int64), *rows])
         return StepInputs(self._to_device(tokens), self._to_device(offsets))
 
     def _row_params(

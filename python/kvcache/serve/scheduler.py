@@ -1,6 +1,9 @@
 """Who is computed in the next step, and who loses pages for it."""
 
 from collections import deque
+from collections.abc import Hashable
+
+import numpy as np
 
 from kvcache.errors import InvalidParamsError
 from kvcache.serve.plan import PageKeeper, Plan, ScheduleLimits
@@ -23,7 +26,8 @@ class Scheduler:
     is never preempted once it runs: it fails if it outgrows the pool, and else
     has its pages once all others have lost theirs. Each step computes at
     least one of its tokens: its next one if it decodes, else the first of the
-    prompt budget, which is positive since the decoding requests are fewer
+    prompt budget, which no older one can keep it from and which is positive
+    since the decoding requests are fewer
     than `max_batch_size <= max_batch_tokens`. Its tokens are finite in number,
     and when it ends the next request is the oldest.
 
@@ -47,6 +51,7 @@ class Scheduler:
         self._limits = limits
         self._waiting: deque[GenerationRequest] = deque()
         self._running: list[GenerationRequest] = []  # oldest first
+        self._fresh: set[Hashable] = set()  # run, and were in no batch yet
 
     @property
     def running(self) -> tuple[GenerationRequest, ...]:
@@ -96,10 +101,14 @@ class Scheduler:
             if request.is_decoding:
                 plan.batch.append(request)
                 budget -= 1
+        prompts: list[GenerationRequest] = []
         for request in self._running:
             if not request.is_decoding and budget > 0:
-                budget -= self._add_chunk(plan, request, budget)
-        self._admit(plan, budget)
+                budget -= self._add_chunk(prompts, request, budget)
+        self._admit(plan, prompts, budget)
+        plan.batch += prompts
+        plan.started = [r for r in plan.batch if r.request_id in self._fresh]
+        self._fresh -= {request.request_id for request in plan.started}
         return plan
 
     def finish(self, request: GenerationRequest, reason: FinishReason) -> None:
@@ -111,6 +120,7 @@ class Scheduler:
         if request in self._running:
             self._running.remove(request)
             self._pages.release(request.request_id)
+            self._fresh.discard(request.request_id)
         elif request in self._waiting:
             self._waiting.remove(request)
         else:
@@ -188,23 +198,51 @@ class Scheduler:
     def _preempt_youngest(self) -> GenerationRequest:
         request = self._running.pop()
         self._pages.release(request.request_id)
+        self._fresh.discard(request.request_id)
         request.tokens.rewind_processing(request.tokens.processed_length)
         request.num_preemptions += 1
         self._waiting.appendleft(request)
         return request
 
     def _add_chunk(
-        self, plan: Plan, request: GenerationRequest, budget: int
+        self,
+        prompts: list[GenerationRequest],
+        request: GenerationRequest,
+        budget: int,
     ) -> int:
-        """Adds as much of a prompt as fits; returns its tokens."""
+        """Adds as much of a prompt as fits; returns its tokens.
+
+        A prompt whose next page an older one is about to compute is left out:
+        it finds that page in the cache when its turn comes.
+        """
+        if any(self._is_ahead(older, request) for older in prompts):
+            return 0
         tokens = request.tokens
         limit = min(budget, self._limits.chunk_size)
         if tokens.active_length > limit:
             tokens.chunk(limit)
-        plan.batch.append(request)
+        prompts.append(request)
         return tokens.active_length
 
-    def _admit(self, plan: Plan, budget: int) -> None:
+    def _is_ahead(
+        self, older: GenerationRequest, request: GenerationRequest
+    ) -> bool:
+        """Returns whether `older` will compute the next page of `request`."""
+        begin = request.tokens.processed_length
+        end = begin + self._pages.page_size
+        return (
+            self._pages.enable_prefix_caching
+            and begin % self._pages.page_size == 0
+            and end < len(request.tokens)  # the last token is never a hit
+            and older.tokens.processed_length <= begin
+            and older.cache_salt == request.cache_salt
+            and older.model_name == request.model_name
+            and np.array_equal(older.tokens.all[:end], request.tokens.all[:end])
+        )
+
+    def _admit(
+        self, plan: Plan, prompts: list[GenerationRequest], budget: int
+    ) -> None:
         """Starts waiting requests, oldest first, while there is room."""
         while (
             self._waiting
@@ -223,8 +261,8 @@ class Scheduler:
                 self._fail(plan, request)
                 continue
             self._running.append(self._waiting.popleft())
-            plan.started.append(request)
-            budget -= self._add_chunk(plan, request, budget)
+            self._fresh.add(request.request_id)
+            budget -= self._add_chunk(prompts, request, budget)
 
 
 def _drop_chunk(request: GenerationRequest) -> None:
