@@ -82,6 +82,11 @@ class ServingLoop:
         self.stats = ServingStats(_cache_shape(manager))
 
     @property
+    def manager(self) -> "PagedKVCacheManager":
+        """What holds the pages."""
+        return self._manager
+
+    @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self._requests

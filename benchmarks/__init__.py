@@ -1,0 +1,1 @@
+"""Benchmarks, one file a subject; each prints JSON rows."""
