@@ -1,0 +1,56 @@
+"""Small managers, and requests that go through them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from max.driver import CPU
+
+from kvcache import KVCacheParams, PagedKVCacheManager, Request
+
+HOST = CPU()
+
+
+def make(
+    num_pages: int = 10,
+    page_size: int = 16,
+    *,
+    max_batch_size: int = 4,
+    max_seq_len: int = 256,
+    caching: bool = True,
+    **changes: Any,
+) -> PagedKVCacheManager:
+    params = KVCacheParams(
+        "float32", 2, 8, enable_prefix_caching=caching, page_size=page_size
+    )
+    arguments: dict[str, Any] = {
+        "num_layers": 3,
+        "devices": [HOST],
+        "session": None,
+        "available_cache_memory": num_pages * params.bytes_per_page(3),
+        "page_size": page_size,
+        "enable_runtime_checks": True,
+        **changes,
+    }
+    return PagedKVCacheManager(params, max_batch_size, max_seq_len, **arguments)
+
+
+def claimed(
+    manager: PagedKVCacheManager, tokens: Sequence[int] | int, **fields: Any
+) -> Request:
+    ids = range(tokens) if isinstance(tokens, int) else tokens
+    request = Request(np.array(ids), **fields)
+    manager.external_claim(request.request_id)
+    return request
+
+
+def pages(manager: PagedKVCacheManager, request: Request) -> list[int]:
+    return manager.get_req_blocks(request.request_id)
+
+
+def compute(manager: PagedKVCacheManager, *batch: Request) -> None:
+    """Runs one step of a loop, with a model that says 7."""
+    manager.fetch(batch)
+    for request in batch:
+        request.update(7)
+    manager.step(batch)

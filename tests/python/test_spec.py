@@ -1,0 +1,133 @@
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from max.dtype import DType
+
+from kvcache import KVCacheParams, KVCacheStrategy
+from kvcache.errors import InvalidParamsError
+from kvcache.spec import pages_for
+
+
+def params(**changes: Any) -> KVCacheParams:
+    given = {"dtype": "float32", "n_kv_heads": 4, "head_dim": 64}
+    return KVCacheParams(**{**given, "page_size": 16, **changes})
+
+
+def test_fields_keep_the_order_of_the_seed() -> None:
+    ours = KVCacheParams(
+        "bfloat16", 8, 128, True, False, None, KVCacheStrategy.PAGED, 128
+    )
+    assert ours.enable_prefix_caching
+    assert ours.page_size == 128
+    assert (ours.n_devices, ours.is_mla, ours.data_parallel_degree) == (
+        1,
+        False,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name", "size"),
+    [
+        ("float32", "float32", 4),
+        (np.float32, "float32", 4),
+        (np.dtype(np.float16), "float16", 2),
+        (ml_dtypes.bfloat16, "bfloat16", 2),
+        (np.dtype(ml_dtypes.bfloat16), "bfloat16", 2),
+        (DType.bfloat16, "bfloat16", 2),
+        (DType.float8_e4m3fn, "float8_e4m3fn", 1),
+    ],
+)
+def test_a_dtype_is_kept_as_its_name(dtype: Any, name: str, size: int) -> None:
+    ours = params(dtype=dtype)
+    assert ours.dtype == name
+    assert ours.dtype_bytes == size
+
+
+@pytest.mark.parametrize("dtype", ["float31", "int64", bool, None, 4, object()])
+def test_an_unknown_dtype_is_refused(dtype: Any) -> None:
+    with pytest.raises(InvalidParamsError, match="dtype must be one of"):
+        params(dtype=dtype)
+
+
+def test_bytes_worked_by_hand() -> None:
+    # 2 (K and V) * 4 heads * 64 elements * 4 bytes * 30 layers.
+    assert params().bytes_per_token(30) == 61_440
+    assert params().bytes_per_page(30) == 61_440 * 16
+    # Latent: one vector, one head.
+    assert params(is_mla=True).bytes_per_token(30) == 7_680
+
+
+def test_tensor_parallel_devices_share_heads() -> None:
+    ours = params(n_devices=2)
+    assert ours.n_kv_heads_per_device == 2
+    assert ours.bytes_per_token(1) == params().bytes_per_token(1)
+
+
+def test_replicas_hold_all_heads_each() -> None:
+    ours = params(n_devices=3, data_parallel_degree=3)
+    assert ours.n_kv_heads_per_device == 4
+    assert ours.devices_per_replica == 1
+    assert ours.bytes_per_token(1) == params().bytes_per_token(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_kv_heads": 0}, "n_kv_heads must be positive, got 0"),
+        ({"head_dim": -1}, "head_dim must be positive, got -1"),
+        ({"page_size": 0}, "page_size must be positive, got 0"),
+        ({"page_size": None}, "wants a page_size, got None"),
+        ({"data_parallel_degree": 2}, "2 replicas of 1 devices"),
+        (
+            {"n_devices": 4, "data_parallel_degree": 2},
+            "do not go together",
+        ),
+        ({"n_devices": 3}, "4 heads for 3 devices"),
+        (
+            {
+                "enable_prefix_caching": True,
+                "cache_strategy": KVCacheStrategy.MODEL_DEFAULT,
+            },
+            "prefix caching wants the paged strategy",
+        ),
+        (
+            {
+                "enable_kvcache_swapping_to_host": True,
+                "cache_strategy": KVCacheStrategy.MODEL_DEFAULT,
+            },
+            "swapping to the host wants the paged strategy",
+        ),
+        (
+            {
+                "enable_kvcache_swapping_to_host": True,
+                "host_kvcache_swap_space_gb": 1.0,
+            },
+            "wants enable_prefix_caching=True",
+        ),
+        (
+            {
+                "enable_kvcache_swapping_to_host": True,
+                "enable_prefix_caching": True,
+            },
+            "wants host_kvcache_swap_space_gb",
+        ),
+    ],
+)
+def test_params_that_cannot_be_are_value_errors(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        params(**changes)
+
+
+def test_a_page_size_is_only_needed_for_pages() -> None:
+    ours = params(page_size=None, cache_strategy=KVCacheStrategy.MODEL_DEFAULT)
+    with pytest.raises(InvalidParamsError, match="wanted a page_size"):
+        ours.bytes_per_page(1)
+
+
+def test_pages_for_rounds_up() -> None:
+    assert [pages_for(n, 16) for n in (0, 1, 15, 16, 17)] == [0, 1, 1, 1, 2]
