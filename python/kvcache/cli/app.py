@@ -173,7 +173,7 @@ def generate(
 def demo(
     *,
     model: ModelPath = None,
-    max_new_tokens: MaxNewTokens = 96,
+    max_new_tokens: MaxNewTokens = 64,
     max_batch_size: Annotated[
         int,
         typer.Option(min=1, metavar="N", help="Conversations at a time."),

@@ -1,69 +1,47 @@
 """The conversations of `kvcache demo`."""
 
 SYSTEM = (
-    "You are a friendly and cheerful guide who answers questions from curious "
-    "people of all ages. You explain things in plain words, you give one small "
-    "example where it helps, and you keep every answer short: two or three "
-    "sentences, never more. If you do not know something, you say so kindly."
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face. You "
+    "answer questions from curious people of all ages in plain words. Keep "
+    "every answer short and friendly: one or two sentences."
 )
 """What the system says at the start of each conversation."""
 
 CONVERSATIONS: tuple[tuple[str, tuple[str, str]], ...] = (
     (
         "Ada",
-        (
-            "Why is the sky blue during the day?",
-            "And why does it turn red in the evening?",
-        ),
+        ("What is the capital of Italy?", "What food is it famous for?"),
     ),
     (
         "Ben",
-        (
-            "What is the capital of France, and what is it known for?",
-            "Which food should I try when I visit?",
-        ),
+        ("Why do we have seasons on Earth?", "Which season is the warmest?"),
     ),
     (
         "Chloe",
-        (
-            "How do bees make honey?",
-            "Why are bees important for gardens?",
-        ),
+        ("What is photosynthesis?", "Why do plants need sunlight?"),
     ),
     (
         "Diego",
-        (
-            "Can you give me a simple idea for a quick breakfast?",
-            "What could I drink with it?",
-        ),
+        ("Give me a tip for sleeping better.", "Give me one more tip."),
     ),
     (
         "Emi",
         (
-            "Please write two lines of a poem about the ocean.",
-            "Now write two lines about the moon.",
+            "Write one line of a poem about the sea.",
+            "Now one line about the moon.",
         ),
     ),
     (
         "Farid",
-        (
-            "What is gravity?",
-            "Does the Moon have gravity too?",
-        ),
+        ("What is a computer program?", "Name one programming language."),
     ),
     (
         "Greta",
-        (
-            "How can I fall asleep more easily?",
-            "Is it good to read a book before bed?",
-        ),
+        ("Who was Albert Einstein?", "What was he famous for?"),
     ),
     (
         "Hugo",
-        (
-            "What is a computer program?",
-            "How can a beginner start to learn programming?",
-        ),
+        ("What is the opposite of hot?", "And the opposite of tall?"),
     ),
 )
 """A name and two questions for each conversation."""

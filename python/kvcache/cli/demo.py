@@ -18,7 +18,7 @@ from kvcache.serve import (
     ScheduleLimits,
 )
 
-_PROMPT_TOKENS = 192
+_PROMPT_TOKENS = 160
 """Room for the system prompt and both questions, in the default budget."""
 
 

@@ -119,6 +119,20 @@ class ConversationLoop:
         conversation.prompt = text
         self._by_request[request.request_id] = conversation
 
+    def cancel(self, conversation: Conversation) -> None:
+        """Ends a conversation in the middle of its open turn.
+
+        Raises:
+            ValueError: If it was not started, or is finished.
+        """
+        if not conversation.requests or conversation.is_finished:
+            raise ValueError(
+                f"wanted a conversation with an open turn, got "
+                f"{conversation.name!r}, which has none"
+            )
+        self._loop.cancel(conversation.requests[-1].request_id)
+        conversation.error = "cancelled"
+
     def conversation_of(self, request: GenerationRequest) -> Conversation:
         """Returns the conversation that a request is a turn of.
 
@@ -144,8 +158,8 @@ class ConversationLoop:
         conversation = self._by_request.get(event.request.request_id)
         if conversation is None:
             return  # not ours: the loop may serve others beside us
-        if event.error is not None or event.reason is FinishReason.CANCELLED:
-            conversation.error = event.error or "cancelled"
+        if event.error is not None:
+            conversation.error = event.error
             return
         answer = _without_stop(event.request)
         conversation.answers.append(self._tokenizer.decode(answer))

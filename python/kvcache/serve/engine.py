@@ -7,7 +7,12 @@ from kvcache.manager import PagedKVCacheManager
 from kvcache.model import LlamaConfig, LlamaModel
 from kvcache.serve.loop import ServingLoop
 from kvcache.serve.plan import ScheduleLimits
-from kvcache.serve.runner import LlamaRunner, open_device, open_session
+from kvcache.serve.runner import (
+    CompiledLlama,
+    LlamaRunner,
+    open_device,
+    open_session,
+)
 from kvcache.spec import KVCacheParams
 
 _LIMITS = ScheduleLimits()
@@ -52,10 +57,12 @@ def llama_loop(
         limits: How much one step may compute.
 
     Raises:
+        InvalidParamsError: If a full batch could not decode in one step.
         DeviceError: If there is no such device.
         InsufficientMemoryError: If the memory does not hold one page, or the
             machine does not have it.
     """
+    limits.check_batch(max_batch_size)
     place = open_device(device)
     if device == "cpu":
         _check_memory(memory)
@@ -72,8 +79,8 @@ def llama_loop(
         available_cache_memory=memory,
         page_size=page_size,
     )
-    runner = LlamaRunner(model, manager, device=place, session=session)
-    return ServingLoop(manager, runner, limits=limits)
+    compiled = CompiledLlama(model, params, device=place, session=session)
+    return ServingLoop(manager, LlamaRunner(compiled, manager), limits=limits)
 
 
 def _check_memory(memory: int) -> None:

@@ -56,6 +56,18 @@ class ScheduleLimits:
                     f"{name} must be at least 1, got {value}"
                 )
 
+    def check_batch(self, max_batch_size: int) -> None:
+        """Verifies that a full batch can decode in one step.
+
+        Raises:
+            InvalidParamsError: If it cannot.
+        """
+        if self.max_batch_tokens < max_batch_size:
+            raise InvalidParamsError(
+                f"max_batch_tokens must be at least max_batch_size "
+                f"{max_batch_size}, got {self.max_batch_tokens}"
+            )
+
 
 @dataclass(slots=True)
 class Plan:

@@ -1,5 +1,6 @@
 """A Llama model that computes its steps through the pages."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from kvcache.model import LlamaModel
 from kvcache.ops import CacheInputTypes
 from kvcache.serve.request import GenerationRequest
 from kvcache.serve.sampling import token_seed
+from kvcache.spec import KVCacheParams
 
 if TYPE_CHECKING:
     from kvcache.manager import PagedKVCacheManager, RaggedKVCacheInputs
@@ -59,16 +61,15 @@ class StepInputs:
     """Where each row starts among them, uint32 `[batch + 1]`."""
 
 
-class LlamaRunner:
-    """Runs a Llama model on one device.
+class CompiledLlama:
+    """A model's graphs and its weights on one device.
 
     The greedy graph is compiled at once; the one that samples when the first
-    request asks for it. Between two steps of one fetch nothing comes to the
-    host: the tokens of a step are fed to the next one on the device.
+    request asks for it.
 
     Args:
         model: The weights and their sizes.
-        manager: Holds the pages.
+        params: The shape of the cache, its page size included.
         device: Where the pages and the weights are.
         session: Compiles the graphs.
     """
@@ -76,19 +77,55 @@ class LlamaRunner:
     def __init__(
         self,
         model: LlamaModel,
-        manager: "PagedKVCacheManager",
+        params: KVCacheParams,
         *,
         device: Device,
         session: InferenceSession,
     ) -> None:
         """Compiles the greedy graph."""
+        assert params.page_size is not None, "the paged strategy has one"
+        self.device = device
         self._config = model.config
-        self._manager = manager
-        self._device = device
-        self._session = session
         self._weights = llama_weights(model.config, model.weights)
-        self._greedy = self._load(sampling=False)
-        self._sampler: Model | None = None
+        self._session = session
+        self._cache = CacheInputTypes(
+            dtype=DType[params.dtype],
+            num_layers=model.config.num_layers,
+            page_size=params.page_size,
+            num_kv_heads=params.n_kv_heads_per_device,
+            head_dim=params.head_dim,
+            device=DeviceRef.from_device(device),
+        )
+        self.greedy = self._load(sampling=False)
+
+    @functools.cached_property
+    def sampler(self) -> Model:
+        """The graph that samples; compiled when it is first asked for."""
+        return self._load(sampling=True)
+
+    def _load(self, *, sampling: bool) -> Model:
+        """Builds and compiles one graph."""
+        graph = llama_graph(self._config, self._cache, sampling=sampling)
+        return self._session.load(graph, weights_registry=self._weights)
+
+
+class LlamaRunner:
+    """Runs a Llama model on one device.
+
+    Between two steps of one fetch nothing comes to the host: the tokens of a
+    step are fed to the next one on the device.
+
+    Args:
+        compiled: The graphs.
+        manager: Holds the pages.
+    """
+
+    def __init__(
+        self, compiled: CompiledLlama, manager: "PagedKVCacheManager"
+    ) -> None:
+        """Compiles what lies between two steps."""
+        self._compiled = compiled
+        self._manager = manager
         self._warm_up()
 
     def run(
@@ -109,7 +146,7 @@ class LlamaRunner:
             The next token of each request, `[num_steps, batch]`.
         """
         greedy = all(request.sampling.is_greedy for request in batch)
-        graph = self._greedy if greedy else self._sampling_graph()
+        graph = self._compiled.greedy if greedy else self._compiled.sampler
         rows = () if greedy else self._row_params(batch)
         inputs = self._first_inputs(batch)
         each_one = np.arange(len(batch) + 1, dtype=np.uint32)
@@ -134,29 +171,10 @@ class LlamaRunner:
             outputs.append(tokens)
         return np.stack([tokens.to_numpy() for tokens in outputs])
 
-    def _load(self, *, sampling: bool) -> Model:
-        """Builds and compiles one graph."""
-        manager = self._manager
-        cache = CacheInputTypes(
-            dtype=DType[manager.params.dtype],
-            num_layers=manager.num_layers,
-            page_size=manager.page_size,
-            num_kv_heads=manager.params.n_kv_heads_per_device,
-            head_dim=manager.params.head_dim,
-            device=DeviceRef.from_device(self._device),
-        )
-        graph = llama_graph(self._config, cache, sampling=sampling)
-        return self._session.load(graph, weights_registry=self._weights)
-
     def _warm_up(self) -> None:
         """Compiles the manager's increment graph, on a batch of none."""
         none = self._first_inputs([])
         self._manager.increment_cache_lengths(self._manager.fetch([], 2), none)
-
-    def _sampling_graph(self) -> Model:
-        if self._sampler is None:
-            self._sampler = self._load(sampling=True)
-        return self._sampler
 
     def _first_inputs(self, batch: Sequence[GenerationRequest]) -> StepInputs:
         """Lays the rows' active tokens end to end."""
@@ -188,4 +206,4 @@ class LlamaRunner:
         return self._to_device(np.array(seeds, np.uint64))
 
     def _to_device(self, array: npt.NDArray[np.generic]) -> Buffer:
-        return Buffer.from_numpy(array).to(self._device)
+        return Buffer.from_numpy(array).to(self._compiled.device)

@@ -5,7 +5,6 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from kvcache.errors import InvalidParamsError
 from kvcache.serve.plan import PageKeeper, Plan, ScheduleLimits
 from kvcache.serve.request import GenerationRequest, RequestRejectedError
 from kvcache.serve.sampling import FinishReason
@@ -42,11 +41,7 @@ class Scheduler:
 
     def __init__(self, pages: PageKeeper, limits: ScheduleLimits) -> None:
         """Starts with nothing to do."""
-        if limits.max_batch_tokens < pages.max_batch_size:
-            raise InvalidParamsError(
-                f"max_batch_tokens must be at least max_batch_size "
-                f"{pages.max_batch_size}, got {limits.max_batch_tokens}"
-            )
+        limits.check_batch(pages.max_batch_size)
         self._pages = pages
         self._limits = limits
         self._waiting: deque[GenerationRequest] = deque()
