@@ -264,7 +264,8 @@ class _Decoder:
         both = normed @ weights["gate_up"]
         wide = config.intermediate_size
         gate, up = both[:, :wide], both[:, wide:]
-        return hidden + (ops.silu(gate) * up) @ weights["down"]
+        added: TensorValue = (ops.silu(gate) * up) @ weights["down"]
+        return hidden + added
 
     def _weight(self, name: str, shape: list[int]) -> TensorValue:
         """Adds a weight that is given when the graph is loaded."""

@@ -1,0 +1,181 @@
+"""Serves recorded requests with a real model and compares the tokens."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from max.driver import CPU, Device
+from max.engine import InferenceSession
+
+from kvcache import PagedKVCacheManager
+from kvcache.model import LlamaModel
+from kvcache.serve import (
+    GenerationRequest,
+    SamplingParams,
+    ScheduleLimits,
+    ServingLoop,
+)
+from kvcache.serve.engine import cache_params
+from kvcache.serve.runner import CompiledLlama, LlamaRunner
+
+TIE = 1e-2
+"""A smaller gap between the best two logits may flip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A request and the tokens that it must give."""
+
+    prompt: list[int]
+    output: list[int]
+    gaps: list[float] = field(default_factory=list)
+    conversation: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How requests are served; a test changes one thing from the base."""
+
+    page_size: int = 16
+    prefix_cache: bool = True
+    num_steps: int = 8
+    chunk_size: int = 256
+    num_pages: int = 512
+    max_batch_size: int = 8
+    in_order: bool = False
+
+
+class Served:
+    """One model behind graphs that are compiled once per page size.
+
+    Args:
+        model: The weights.
+        device: Where the pages are.
+    """
+
+    def __init__(self, model: LlamaModel, device: Device | None = None) -> None:
+        self.model = model
+        self.device = device or CPU()
+        self.session = InferenceSession(devices=[self.device])
+        self.compiled: dict[int, CompiledLlama] = {}
+
+    def loop(self, setting: Setting) -> ServingLoop:
+        """Returns a fresh loop on a fresh pool."""
+        config = self.model.config
+        params = cache_params(
+            config,
+            page_size=setting.page_size,
+            prefix_cache=setting.prefix_cache,
+        )
+        manager = PagedKVCacheManager(
+            params,
+            max_batch_size=setting.max_batch_size,
+            max_seq_len=config.max_seq_len,
+            num_layers=config.num_layers,
+            devices=[self.device],
+            session=self.session,
+            available_cache_memory=setting.num_pages
+            * params.bytes_per_page(config.num_layers),
+            page_size=setting.page_size,
+            enable_runtime_checks=True,
+        )
+        if setting.page_size not in self.compiled:
+            self.compiled[setting.page_size] = CompiledLlama(
+                self.model, params, device=self.device, session=self.session
+            )
+        runner = LlamaRunner(self.compiled[setting.page_size], manager)
+        limits = ScheduleLimits(
+            max_batch_tokens=512,
+            chunk_size=setting.chunk_size,
+            num_steps=setting.num_steps,
+        )
+        return ServingLoop(manager, runner, limits=limits)
+
+    def serve(
+        self, recorded: Sequence[Recorded], setting: Setting
+    ) -> tuple[list[GenerationRequest], ServingLoop]:
+        """Serves all requests; later turns wait for the turn before them."""
+        loop = self.loop(setting)
+        requests = [
+            GenerationRequest(r.prompt, max_new_tokens=len(r.output))
+            for r in recorded
+        ]
+        for group in _rounds(recorded, in_order=setting.in_order):
+            for index in group:
+                loop.submit(requests[index])
+            for _ in loop.run():
+                pass
+        assert loop.manager.num_free_blocks == setting.num_pages
+        return requests, loop
+
+
+def _rounds(
+    recorded: Sequence[Recorded], *, in_order: bool
+) -> Iterable[list[int]]:
+    """Yields which requests may be submitted together."""
+    if in_order:
+        yield from ([index] for index in range(len(recorded)))
+        return
+    seen: dict[int, int] = {}
+    rounds: dict[int, list[int]] = {}
+    for index, request in enumerate(recorded):
+        turn = 0
+        if request.conversation is not None:
+            turn = seen.get(request.conversation, -1) + 1
+            seen[request.conversation] = turn
+        rounds.setdefault(turn, []).append(index)
+    yield from rounds.values()
+
+
+def read_mtbench(shared_data: Path) -> list[Recorded]:
+    """Returns the 40 MT-bench requests, as tokens of SmolLM2."""
+    path = shared_data / "traces/mtbench/requests.tokens.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 40
+    return [
+        Recorded(
+            row["prompt_ids"], row["output_ids"], row["top1_gaps"], row["conv"]
+        )
+        for row in rows
+    ]
+
+
+def count_ties(
+    recorded: Sequence[Recorded], requests: Sequence[GenerationRequest]
+) -> int:
+    """Returns how many answers left the recorded one at a tie.
+
+    Raises:
+        AssertionError: If one left it elsewhere.
+    """
+    ties = 0
+    for wanted, request in zip(recorded, requests, strict=True):
+        got = request.output_ids
+        assert len(got) == len(wanted.output)
+        differ = np.flatnonzero(np.array(got) != np.array(wanted.output))
+        if not differ.size:
+            continue
+        first = int(differ[0])
+        gap = wanted.gaps[first] if wanted.gaps else np.inf
+        assert gap < TIE, (
+            f"token {first} is {got[first]}, wanted {wanted.output[first]},"
+            f" and the gap is {gap}"
+        )
+        ties += 1
+    return ties
+
+
+def sampled(seed: int) -> SamplingParams:
+    """Returns parameters that make the draw matter."""
+    return SamplingParams(temperature=0.9, top_k=40, top_p=0.95, seed=seed)
+
+
+@cache
+def small_served() -> Served:
+    """Returns a small random model, compiled once a process."""
+    from models import small_llama
+
+    return Served(small_llama())
