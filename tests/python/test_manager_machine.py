@@ -156,6 +156,14 @@ class ManagerMachine(RuleBasedStateMachine):
             self.claim([0] * 9, None)
         return data.draw(st.sampled_from(self.requests))
 
+    @rule(prompt=PROMPT, salt=SALT, size=st.integers(1, 9), num_steps=STEPS)
+    def admit_in_chunks(self, prompt, salt, size, num_steps) -> None:
+        self.claim(prompt, salt)
+        request = self.requests[-1]
+        if size < request.tokens.active_length:
+            request.tokens.chunk(size)
+        self.try_to_reserve(request, num_steps)
+
     @rule(data=st.data())
     def chunk(self, data) -> None:
         tokens = self.draw_request(data).tokens
@@ -177,7 +185,10 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), num_steps=STEPS)
     def reserve(self, data, num_steps) -> None:
-        request, manager = self.draw_request(data), self.manager
+        self.try_to_reserve(self.draw_request(data), num_steps)
+
+    def try_to_reserve(self, request: Request, num_steps: int) -> None:
+        manager = self.manager
         state = self.snapshot()
         before, findable = (
             request.tokens.processed_length,
