@@ -1,6 +1,7 @@
 """Conversations over the real manager, with letters for tokens."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 
 import pytest
 
@@ -62,32 +63,37 @@ def talk(
     assert_nothing_is_held(loop)
 
 
-def with_pair_in_first_answer() -> Conversation:
-    """Looks for a question whose answer holds the pair and some more."""
-    for letter in LETTERS[1:]:
-        prompt = f"uhow{letter}.a"
+def with_first_answer(
+    tokenizer: Letters, wanted: Callable[[list[int]], bool]
+) -> Conversation:
+    """Looks for a question whose answer is as wanted."""
+    for letters in product(LETTERS[1:], repeat=2):
+        question = "".join(letters)
         ids = straight_line(
-            Letters().encode(prompt),
+            tokenizer.encode(f"u{question}.a"),
             max_new_tokens=12,
             vocab_size=PAIR + 1,
             stop_ids=[END],
         )
-        if PAIR in ids and ids[::-1] != ids:
-            return Conversation([f"how{letter}", "why"])
-    raise AssertionError("wanted an answer with the pair, found none")
+        if wanted(ids):
+            return Conversation([question, "why"])
+    raise AssertionError("wanted a question with such an answer, found none")
+
+
+def has_pair(ids: list[int]) -> bool:
+    return PAIR in ids and END not in ids and ids[::-1] != ids
 
 
 def test_second_turn_goes_on_from_the_tokens_of_the_first() -> None:
-    conversation = with_pair_in_first_answer()
     tokenizer = Letters()
+    conversation = with_first_answer(tokenizer, has_pair)
     talk(tokenizer, [conversation])
     first, second = conversation.requests
-    said = [t for t in first.output_ids if t != END]
-    assert PAIR in said
+    assert PAIR in first.output_ids
     assert second.prompt_ids == (
-        first.prompt_ids + said + tokenizer.encode(".uwhy.a")
+        first.prompt_ids + first.output_ids + tokenizer.encode(".uwhy.a")
     )
-    assert conversation.answers[0] == tokenizer.decode(said)
+    assert conversation.answers[0] == tokenizer.decode(first.output_ids)
     assert conversation.is_finished
     assert conversation.messages == [
         {"role": "user", "content": conversation.questions[0]},
@@ -98,19 +104,33 @@ def test_second_turn_goes_on_from_the_tokens_of_the_first() -> None:
 
 
 def test_start_token_is_not_repeated_in_the_second_turn() -> None:
-    conversation = Conversation(["how", "why"])
     tokenizer = Letters(starts=True)
+    conversation = with_first_answer(tokenizer, has_pair)
     talk(tokenizer, [conversation])
     first, second = conversation.requests
-    said = [t for t in first.output_ids if t != END]
     assert second.prompt_ids == (
-        first.prompt_ids + said + Letters().encode(".uwhy.a")
+        first.prompt_ids + first.output_ids + Letters().encode(".uwhy.a")
+    )
+
+
+def test_stop_token_is_no_part_of_the_answer() -> None:
+    tokenizer = Letters()
+    conversation = with_first_answer(
+        tokenizer, lambda ids: PAIR in ids and ids[-1] == END
+    )
+    talk(tokenizer, [conversation])
+    first, second = conversation.requests
+    assert first.finish_reason is FinishReason.STOP
+    said = first.output_ids[:-1]
+    assert conversation.answers[0] == tokenizer.decode(said)
+    assert second.prompt_ids == (
+        first.prompt_ids + said + tokenizer.encode(".uwhy.a")
     )
 
 
 def test_template_that_rewrites_an_answer_is_encoded_anew() -> None:
-    conversation = with_pair_in_first_answer()
     tokenizer = Letters(reverses=True)
+    conversation = with_first_answer(tokenizer, has_pair)
     talk(tokenizer, [conversation])
     question, answer = conversation.questions[0], conversation.answers[0]
     assert conversation.requests[1].prompt_ids == tokenizer.encode(
