@@ -6,12 +6,10 @@ from itertools import count
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from kvcache.core.digest import Digest, keyed_digest
 from kvcache.errors import PageStateError
-
-TokenIds: TypeAlias = npt.NDArray[np.int64]
+from kvcache.request import TokenIds
 
 _TOKEN_BYTES = 8
 

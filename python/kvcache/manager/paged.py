@@ -30,17 +30,10 @@ from kvcache.spec import KVCacheParams
 class PagedKVCacheManager(CacheSizing, CacheGauges):
     """Decides which request holds which page, and feeds graphs with it.
 
-    A serving loop claims a request, and then per step reserves, fetches, runs
-    its model, updates the request's tokens and commits:
-
-        manager.external_claim(request.request_id)
-        while not done:
-            if not manager.maybe_reserve(request, num_steps):
-                ...  # wait, or release a request
-            (inputs,) = manager.fetch([request], num_steps)
-            ...  # run the model `num_steps` times, `request.update(token)`
-            manager.step([request])
-        manager.release(request.request_id)
+    A serving loop claims a request with `external_claim`, and then step by
+    step takes its pages with `maybe_reserve`, gets a batch's buffers with
+    `fetch`, runs its model, updates the request's tokens and commits the batch
+    with `step`. At last it lets the request go with `release`.
 
     With prefix caching, full pages are shared between requests that are equal
     in tokens, salt and model up to the page's end. A hit moves the request's
@@ -62,16 +55,12 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
         max_seq_len: Tokens of the longest request, prompt included.
         num_layers: Layers of the model.
         devices: Where the pages live; one device.
-        session: Runs the increment graph; one is made when it is first needed
-            if None is given.
+        session: Runs the increment graph; made on first use if None is given.
         available_cache_memory: Bytes for pages, over all devices.
         zmq_endpoint_base: Not offered yet; None.
-        page_size: Tokens per page; must equal `params.page_size` if that is
-            given.
-        enable_runtime_checks: Whether each call verifies every invariant of
-            the books; slow.
-        digest: Finds cached pages, and never decides; keyed by a random
-            secret unless given.
+        page_size: Tokens per page; equals `params.page_size` if that is given.
+        enable_runtime_checks: Whether each call verifies the books; slow.
+        digest: Finds cached pages, never decides; randomly keyed unless given.
 
     Raises:
         InvalidParamsError: If a size is not positive, or arguments disagree.
