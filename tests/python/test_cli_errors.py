@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
 from kvcache.cli.app import run
 from models import write_small_llama
@@ -196,6 +197,19 @@ def test_batch_that_could_not_decode(told: Told, small: Path) -> None:
     assert line == "max_batch_tokens must be at least max_batch_size 8, got 3"
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, typer.Abort])
+def test_ctrl_c_is_status_130(
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("kvcache.cli.app.app", interrupted)
+    assert told("demo") == (130, "interrupted")
+
+
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", f"import sys; {code}"],
@@ -232,7 +246,7 @@ def test_command_ends_with_its_status() -> None:
 def test_reader_that_leaves_early_is_no_error() -> None:
     command = (
         f"{sys.executable} -c 'from kvcache.cli import main; import sys; "
-        'sys.argv = ["kvcache", "--help"]; main()\' | true'
+        'sys.argv = ["kvcache"]; main()\' | true'
     )
     run = subprocess.run(
         ["bash", "-c", command],

@@ -61,7 +61,7 @@ def run(args: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever read us has seen enough
         sys.stdout = None
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # as Typer's version has it
         status = INTERRUPTED
     if status == INTERRUPTED:
         return _complain("interrupted", INTERRUPTED)

@@ -8,6 +8,7 @@ from kvcache.serve import (
     Conversation,
     ConversationLoop,
     Event,
+    GenerationRequest,
     RequestFinished,
     RequestPreempted,
     RequestStarted,
@@ -27,6 +28,8 @@ class Line:
     """The open answer so far."""
     num_tokens: int = 0
     """Tokens generated over all turns."""
+    request: GenerationRequest | None = field(default=None, repr=False)
+    """The open turn's request, once it was started."""
     stream: TextStream | None = field(default=None, repr=False)
     """Decodes the open answer."""
 
@@ -74,8 +77,8 @@ class Board:
 
     def _take(self, line: Line, event: Event) -> None:
         match event:
-            case RequestStarted(request) if not request.output_ids:
-                line.state, line.text = "reading", ""
+            case RequestStarted(request) if line.request is not request:
+                line.request, line.state, line.text = request, "reading", ""
                 line.stream = self._tokenizer.stream(skip_special=True)
             case RequestStarted():
                 line.state = "reading again"

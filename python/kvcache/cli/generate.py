@@ -11,7 +11,6 @@ from kvcache.cli.units import format_size
 from kvcache.errors import KVCacheError
 from kvcache.model import ModelError, Tokenizer
 from kvcache.serve import (
-    FinishReason,
     GenerationRequest,
     RequestFinished,
     RequestRejectedError,
@@ -117,13 +116,11 @@ def _as_object(
     loop: ServingLoop, request: GenerationRequest, tokenizer: Tokenizer
 ) -> dict[str, object]:
     """Returns what `--json` prints."""
-    reason = request.finish_reason
-    output_ids = request.output_ids
-    said = output_ids[:-1] if reason is FinishReason.STOP else output_ids
+    reason, output_ids = request.finish_reason, request.output_ids
     return {
         "prompt_ids": request.prompt_ids,
         "output_ids": output_ids,
-        "text": tokenizer.decode(said, skip_special=True),
+        "text": tokenizer.decode(output_ids, skip_special=True),
         "metrics": {
             **loop.stats.as_dict(),
             "finish_reason": reason.value if reason else None,
