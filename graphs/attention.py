@@ -1,6 +1,6 @@
 """A graph of causal attention over pages."""
 
-from max.graph import Graph, TensorType
+from max.graph import Graph, Module, TensorType
 
 from kvcache import ops
 from kvcache.graphs.ragged import row_offsets_type
@@ -12,6 +12,8 @@ def attention_graph(
     num_q_heads: int,
     scale: float,
     layer: int = 0,
+    name: str = "attention",
+    module: Module | None = None,
 ) -> Graph:
     """Builds the graph.
 
@@ -25,6 +27,8 @@ def attention_graph(
         num_q_heads: Query heads on this device.
         scale: What scores are multiplied by before the softmax.
         layer: The layer to read.
+        name: The graph's name; each in a module has its own.
+        module: Collects graphs that are compiled together.
 
     Returns:
         The graph.
@@ -33,9 +37,10 @@ def attention_graph(
     queries_type = TensorType(cache.dtype, shape, cache.device)
     types = [*cache, queries_type, row_offsets_type(cache.device)]
     with Graph(
-        "attention",
+        name,
         input_types=types,
         custom_extensions=[ops.precompiled_package()],
+        module=module,
     ) as graph:
         *inputs, queries, offsets = graph.inputs
         output = ops.attention(

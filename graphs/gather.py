@@ -1,12 +1,18 @@
 """A graph that gathers pages into contiguous keys and values."""
 
-from max.graph import BufferType, Graph
+from max.graph import BufferType, Graph, Module
 
 from kvcache import ops
 from kvcache.graphs.ragged import row_offsets_type
 
 
-def gather_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
+def gather_graph(
+    cache: ops.CacheInputTypes,
+    *,
+    layer: int = 0,
+    name: str = "gather",
+    module: Module | None = None,
+) -> Graph:
     """Builds the graph.
 
     Inputs: the four of the cache; buffers that receive the keys and values,
@@ -16,6 +22,8 @@ def gather_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
     Args:
         cache: The types of the cache's inputs.
         layer: The layer to read.
+        name: The graph's name; each in a module has its own.
+        module: Collects graphs that are compiled together.
 
     Returns:
         The graph.
@@ -28,9 +36,10 @@ def gather_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
     rows = BufferType(cache.dtype, shape, cache.device)
     types = [*cache, rows, rows, row_offsets_type(cache.device)]
     with Graph(
-        "gather",
+        name,
         input_types=types,
         custom_extensions=[ops.precompiled_package()],
+        module=module,
     ) as graph:
         *inputs, keys, values, offsets = graph.inputs
         ops.gather(

@@ -1,12 +1,14 @@
 """A graph that moves the cache lengths on by one step."""
 
 from max.dtype import DType
-from max.graph import DeviceRef, Graph, TensorType
+from max.graph import DeviceRef, Graph, Module, TensorType
 
 from kvcache.graphs.ragged import row_offsets_type
 
 
-def increment_cache_lengths_graph(device: DeviceRef) -> Graph:
+def increment_cache_lengths_graph(
+    device: DeviceRef, *, module: Module | None = None
+) -> Graph:
     """Builds the graph: no host work is left between two steps.
 
     Inputs: `cache_lengths` uint32 `[batch_size]` and the step's
@@ -15,6 +17,7 @@ def increment_cache_lengths_graph(device: DeviceRef) -> Graph:
 
     Args:
         device: Where the batch is.
+        module: Collects graphs that are compiled together.
 
     Returns:
         The graph.
@@ -23,6 +26,7 @@ def increment_cache_lengths_graph(device: DeviceRef) -> Graph:
     with Graph(
         "increment_cache_lengths",
         input_types=[lengths_type, row_offsets_type(device)],
+        module=module,
     ) as graph:
         lengths, offsets = (value.tensor for value in graph.inputs)
         ends = offsets[1:].rebind(["batch_size"])

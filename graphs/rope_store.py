@@ -1,7 +1,7 @@
 """A graph that rotates queries and keys and stores keys and values."""
 
 from max.dtype import DType
-from max.graph import Graph, TensorType
+from max.graph import Graph, Module, TensorType
 
 from kvcache import ops
 from kvcache.graphs.ragged import row_offsets_type
@@ -14,6 +14,8 @@ def rope_store_graph(
     rope_dim: int | None = None,
     interleaved: bool = False,
     layer: int = 0,
+    name: str = "rope_store",
+    module: Module | None = None,
 ) -> Graph:
     """Builds the graph.
 
@@ -29,6 +31,8 @@ def rope_store_graph(
         rope_dim: The leading elements of a head that turn; all by default.
         interleaved: Whether rotated pairs are neighbours.
         layer: The layer to store to.
+        name: The graph's name; each in a module has its own.
+        module: Collects graphs that are compiled together.
 
     Returns:
         The graph.
@@ -39,9 +43,10 @@ def rope_store_graph(
     freqs_type = TensorType(DType.float32, freqs_shape, cache.device)
     types = [*cache, qkv_type, freqs_type, row_offsets_type(cache.device)]
     with Graph(
-        "rope_store",
+        name,
         input_types=types,
         custom_extensions=[ops.precompiled_package()],
+        module=module,
     ) as graph:
         *inputs, qkv, freqs, offsets = graph.inputs
         queries = ops.rope_store(

@@ -1,12 +1,18 @@
 """A graph that stores the keys and values of a ragged batch."""
 
-from max.graph import Graph, TensorType
+from max.graph import Graph, Module, TensorType
 
 from kvcache import ops
 from kvcache.graphs.ragged import row_offsets_type
 
 
-def store_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
+def store_graph(
+    cache: ops.CacheInputTypes,
+    *,
+    layer: int = 0,
+    name: str = "store",
+    module: Module | None = None,
+) -> Graph:
     """Builds the graph.
 
     Inputs: the four of the cache, keys and values
@@ -16,6 +22,8 @@ def store_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
     Args:
         cache: The types of the cache's inputs.
         layer: The layer to store to.
+        name: The graph's name; each in a module has its own.
+        module: Collects graphs that are compiled together.
 
     Returns:
         The graph.
@@ -28,9 +36,10 @@ def store_graph(cache: ops.CacheInputTypes, *, layer: int = 0) -> Graph:
     rows = TensorType(cache.dtype, shape, cache.device)
     types = [*cache, rows, rows, row_offsets_type(cache.device)]
     with Graph(
-        "store",
+        name,
         input_types=types,
         custom_extensions=[ops.precompiled_package()],
+        module=module,
     ) as graph:
         *inputs, keys, values, offsets = graph.inputs
         ops.store(
