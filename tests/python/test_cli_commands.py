@@ -48,7 +48,9 @@ def loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ServingLoop]]:
         num_tokens: int,
         max_batch_size: int,
         limits: ScheduleLimits,
+        samples: bool,
     ) -> ServingLoop:
+        del samples  # the fake model has one graph for both
         setting = Setting(
             num_pages=cache.max_pages or pages_for(num_tokens, cache.page_size),
             page_size=cache.page_size,

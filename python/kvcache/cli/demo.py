@@ -59,6 +59,7 @@ def run_demo(
             num_tokens=tokens,
             max_batch_size=max_batch_size,
             limits=limits,
+            samples=not sampling.is_greedy,
         )
     conversations = [
         Conversation(questions, system=SYSTEM, name=name)

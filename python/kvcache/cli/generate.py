@@ -75,6 +75,7 @@ def generate_answer(
             num_tokens=min(len(request.tokens) + max_new_tokens, limit),
             max_batch_size=1,
             limits=limits,
+            samples=not sampling.is_greedy,
         )
         loop.submit(request)
     if as_json:

@@ -28,6 +28,7 @@ def open_loop(
     num_tokens: int,
     max_batch_size: int,
     limits: ScheduleLimits,
+    samples: bool,
 ) -> ServingLoop:
     """Compiles a model and makes its cache.
 
@@ -37,6 +38,7 @@ def open_loop(
         num_tokens: Tokens that the cache shall hold if nothing was said.
         max_batch_size: Requests that hold pages at the same time.
         limits: How much one step may compute.
+        samples: Whether tokens are drawn at random.
 
     Raises:
         InsufficientMemoryError: If the budget does not hold one page.
@@ -64,4 +66,5 @@ def open_loop(
         device=cache.device.value,
         max_batch_size=max_batch_size,
         limits=limits,
+        samples=samples,
     )

@@ -45,6 +45,7 @@ def llama_loop(
     device: str = "cpu",
     max_batch_size: int = 8,
     limits: ScheduleLimits = _LIMITS,
+    samples: bool = False,
 ) -> ServingLoop:
     """Compiles a model and returns a loop that serves it.
 
@@ -55,6 +56,8 @@ def llama_loop(
         device: `cpu` or `gpu`.
         max_batch_size: Requests that hold pages at the same time.
         limits: How much one step may compute.
+        samples: Whether to compile the graph that samples too; else that
+            happens within the first step that needs it.
 
     Raises:
         InvalidParamsError: If a full batch could not decode in one step.
@@ -80,6 +83,8 @@ def llama_loop(
         page_size=page_size,
     )
     compiled = CompiledLlama(model, params, device=place, session=session)
+    if samples:
+        _ = compiled.sampler
     return ServingLoop(manager, LlamaRunner(compiled, manager), limits=limits)
 
 
