@@ -68,7 +68,8 @@ def rope_store(
 ) -> Floats:
     """Turns queries and keys, stores keys and values; returns the queries."""
     num_kv_heads, head_dim = kv_blocks.shape[4:]
-    heads = qkv.reshape(len(qkv), -1, head_dim).copy()
+    num_heads = qkv.shape[1] // head_dim
+    heads = qkv.reshape(-1, num_heads, head_dim).copy()
     for seq, cached in enumerate(cache_lengths.tolist()):
         begin, end = input_row_offsets[seq : seq + 2].tolist()
         for row in range(begin, end):

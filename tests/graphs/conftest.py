@@ -1,0 +1,19 @@
+"""The kernels on the CPU, compiled once for all tests of the session."""
+
+import pytest
+from max.driver import CPU
+
+from kernels.configuration import COVERING
+from kernels.models import CompiledKernels, Kernels, kernels_on
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels() -> CompiledKernels:
+    return kernels_on(CPU(), COVERING)
+
+
+@pytest.fixture(scope="session", params=COVERING, ids=str)
+def kernels(
+    compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> Kernels:
+    return compiled_kernels.of(request.param)

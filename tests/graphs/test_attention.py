@@ -1,0 +1,24 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.batch import REGIMES, batches, regimes
+from kernels.checks import check_attention
+from kernels.models import Kernels
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_attention_equals_reference_at_the_edges(
+    kernels: Kernels, regime: str
+) -> None:
+    check_attention(kernels, regimes(kernels.configuration.page_size)[regime])
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_attention_equals_reference(
+    kernels: Kernels, data: st.DataObject
+) -> None:
+    check_attention(
+        kernels, data.draw(batches(kernels.configuration, longest_new=40))
+    )

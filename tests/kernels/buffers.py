@@ -1,0 +1,48 @@
+"""NumPy arrays to device buffers and back.
+
+A bfloat16 array is a float32 array here, of numbers that bfloat16 has: NumPy
+has no bfloat16 of its own, and a GPU machine may lack a package for it.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from max.driver import CPU, Buffer, Device
+from max.dtype import DType
+
+Array = npt.NDArray[Any]
+
+
+def rounded(array: Array, dtype: str) -> Array:
+    """Rounds float32 numbers to the nearest that `dtype` has, ties to even."""
+    if dtype == "float32":
+        return array
+    bits = array.view(np.uint32)
+    bits = bits + (0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return bits.view(np.float32)
+
+
+def to_buffer(array: Array, device: Device, dtype: str | None = None) -> Buffer:
+    """Copies an array to a device.
+
+    Args:
+        array: Float32 for an element type, else of any other type.
+        device: Where to.
+        dtype: The element type, of which the numbers must be.
+    """
+    if dtype != "bfloat16":
+        return Buffer.from_numpy(np.array(array)).to(device)
+    bits = np.ascontiguousarray(array).view(np.uint32)
+    assert not (bits & 0xFFFF).any(), "numbers that bfloat16 does not have"
+    buffer = Buffer.from_numpy((bits >> 16).astype(np.uint16))
+    return buffer.view(DType.bfloat16).to(device)
+
+
+def to_array(buffer: Buffer) -> Array:
+    """Copies a buffer back."""
+    host = buffer.to(CPU())
+    if buffer.dtype != DType.bfloat16:
+        return host.to_numpy()
+    bits = host.view(DType.uint16).to_numpy().astype(np.uint32) << 16
+    return bits.view(np.float32)

@@ -1,0 +1,86 @@
+"""The graphs of the tests, all in one module.
+
+Compiling a graph costs seconds before it looks at the graph, and a fraction of
+one after: so every graph of every configuration is compiled at once.
+"""
+
+from collections.abc import Iterable
+
+from max.dtype import DType
+from max.graph import DeviceRef, Module
+
+from kvcache.graphs import (
+    attention_graph,
+    copy_pages_graph,
+    gather_graph,
+    increment_cache_lengths_graph,
+    rope_store_graph,
+    store_graph,
+)
+from kvcache.ops import CacheInputTypes
+
+from .configuration import Configuration
+
+
+def cache_types(
+    configuration: Configuration, device: DeviceRef
+) -> CacheInputTypes:
+    """Returns the types of the cache's four inputs."""
+    return CacheInputTypes(
+        dtype=DType[configuration.dtype],
+        num_layers=configuration.num_layers,
+        page_size=configuration.page_size,
+        num_kv_heads=configuration.num_kv_heads,
+        head_dim=configuration.head_dim,
+        device=device,
+    )
+
+
+def module_of(
+    configurations: Iterable[Configuration], device: DeviceRef
+) -> Module:
+    """Builds each op's graph for each configuration.
+
+    Args:
+        configurations: What to build for.
+        device: Where the graphs run.
+
+    Returns:
+        The module. A graph's name is the configuration's and then the op's.
+    """
+    module = Module()
+    increment_cache_lengths_graph(device, module=module)
+    for configuration in configurations:
+        _add(module, configuration, cache_types(configuration, device))
+    return module
+
+
+def _add(
+    module: Module, configuration: Configuration, cache: CacheInputTypes
+) -> None:
+    layer, heads = configuration.layer, configuration.num_q_heads
+    store_graph(
+        cache, layer=layer, name=f"{configuration}_store", module=module
+    )
+    gather_graph(
+        cache, layer=layer, name=f"{configuration}_gather", module=module
+    )
+    copy_pages_graph(cache, name=f"{configuration}_copy_pages", module=module)
+    attention_graph(
+        cache,
+        num_q_heads=heads,
+        scale=configuration.scale,
+        layer=layer,
+        name=f"{configuration}_attention",
+        module=module,
+    )
+    for rotation in configuration.rotations:
+        rope_store_graph(
+            cache,
+            num_q_heads=heads,
+            rope_dim=rotation.rope_dim,
+            interleaved=rotation.interleaved,
+            layer=layer,
+            name=f"{configuration}_{rotation}",
+            module=module,
+        )

@@ -1,0 +1,193 @@
+"""Each op against its meaning: the properties that hold on any device."""
+
+import numpy as np
+
+from kvcache import reference
+
+from .batch import Batch, Indices
+from .buffers import Array, rounded
+from .configuration import Configuration, Rotation
+from .models import Kernels
+
+TOLERANCE = {
+    "float32": {"rtol": 1e-5, "atol": 1e-5},
+    "bfloat16": {"rtol": 2.0**-8, "atol": 1e-5},
+}
+"""Sums are float32; a result is rounded once to the element type."""
+
+
+def check_store(kernels: Kernels, batch: Batch) -> None:
+    configuration, rng = kernels.configuration, batch.rng()
+    pages = batch.written()
+    keys, values = (
+        drawn(rng, configuration, batch.num_rows, *configuration.row)
+        for _ in "kv"
+    )
+    pool = poisoned_pool(configuration, batch, pages.num_pages)
+    expected = pool.copy()
+    reference.store(
+        expected,
+        keys,
+        values,
+        batch.input_row_offsets,
+        batch.cache_lengths,
+        pages.lookup_table,
+        layer=configuration.layer,
+    )
+
+    actual = kernels.store(pool, keys, values, batch, pages)
+
+    np.testing.assert_array_equal(actual, expected)
+
+
+def check_rope_store(
+    kernels: Kernels, batch: Batch, rotation: Rotation
+) -> None:
+    configuration, rng = kernels.configuration, batch.rng()
+    pages = batch.written()
+    num_heads = configuration.num_q_heads + 2 * configuration.num_kv_heads
+    qkv = drawn(
+        rng, configuration, batch.num_rows, num_heads * configuration.head_dim
+    )
+    freqs = poisoned_freqs(rng, batch, rotation.rope_dim)
+    pool = poisoned_pool(configuration, batch, pages.num_pages)
+    expected = pool.copy()
+    expected_queries = reference.rope_store(
+        expected,
+        qkv,
+        freqs,
+        batch.input_row_offsets,
+        batch.cache_lengths,
+        pages.lookup_table,
+        layer=configuration.layer,
+        interleaved=rotation.interleaved,
+    )
+
+    actual, queries = kernels.rope_store(
+        pool, qkv, freqs, batch, pages, rotation=rotation
+    )
+
+    rest = np.s_[..., rotation.rope_dim :]
+    tolerance = TOLERANCE[configuration.dtype]
+    np.testing.assert_allclose(queries, expected_queries, **tolerance)
+    np.testing.assert_array_equal(queries[rest], expected_queries[rest])
+    np.testing.assert_allclose(actual[:, 0], expected[:, 0], **tolerance)
+    np.testing.assert_array_equal(actual[:, 0][rest], expected[:, 0][rest])
+    np.testing.assert_array_equal(actual[:, 1], expected[:, 1])
+
+
+def check_gather(kernels: Kernels, batch: Batch) -> None:
+    configuration, rng = kernels.configuration, batch.rng()
+    pages = batch.read()
+    pool = filled_pool(rng, configuration, batch)
+    spare_rows = 3
+    num_rows = int(batch.context_row_offsets[-1]) + spare_rows
+    shape = (num_rows, *configuration.row)
+    keys, values = (np.full(shape, batch.poison, np.float32) for _ in "kv")
+    expected_keys, expected_values = keys.copy(), values.copy()
+    reference.gather(
+        pool,
+        expected_keys,
+        expected_values,
+        batch.context_row_offsets,
+        pages.lookup_table,
+        layer=configuration.layer,
+    )
+    assert np.isfinite(expected_keys[:-spare_rows]).all()
+
+    actual_keys, actual_values = kernels.gather(
+        pool, keys, values, batch, pages
+    )
+
+    np.testing.assert_array_equal(actual_keys, expected_keys)
+    np.testing.assert_array_equal(actual_values, expected_values)
+
+
+def check_copy_pages(
+    kernels: Kernels, pairs: Indices, *, seed: int = 0
+) -> None:
+    configuration = kernels.configuration
+    num_pages = int(pairs.max(initial=0)) + 1
+    pool = drawn(
+        np.random.default_rng(seed),
+        configuration,
+        num_pages + 1,
+        *configuration.page,
+    )
+    expected = pool.copy()
+    reference.copy_pages(expected, pairs)
+
+    actual = kernels.copy_pages(pool, pairs)
+
+    np.testing.assert_array_equal(actual, expected)
+
+
+def check_attention(kernels: Kernels, batch: Batch) -> None:
+    configuration, rng = kernels.configuration, batch.rng()
+    pages = batch.read()
+    pool = filled_pool(rng, configuration, batch)
+    heads = configuration.num_q_heads, configuration.head_dim
+    # Wide scores: a softmax over nearly equal ones hides a wrong key.
+    queries = rounded(
+        3 * rng.standard_normal((batch.num_rows, *heads), np.float32),
+        configuration.dtype,
+    )
+    expected = reference.attention(
+        pool,
+        queries,
+        batch.input_row_offsets,
+        batch.cache_lengths,
+        pages.lookup_table,
+        layer=configuration.layer,
+        scale=configuration.scale,
+    )
+    assert np.isfinite(expected).all()
+
+    actual = kernels.attention(pool, queries, batch, pages)
+
+    np.testing.assert_allclose(
+        actual, expected, **TOLERANCE[configuration.dtype]
+    )
+
+
+def drawn(
+    rng: np.random.Generator, configuration: Configuration, *shape: int
+) -> Array:
+    """Draws numbers that the element type has."""
+    return rounded(rng.standard_normal(shape, np.float32), configuration.dtype)
+
+
+def poisoned_pool(
+    configuration: Configuration, batch: Batch, num_pages: int
+) -> Array:
+    """Returns a pool that nobody has written to, the null page included."""
+    shape = (num_pages + 1, *configuration.page)
+    return np.full(shape, batch.poison, np.float32)
+
+
+def filled_pool(
+    rng: np.random.Generator, configuration: Configuration, batch: Batch
+) -> Array:
+    """Returns a pool with every token of the batch in one layer, no more."""
+    pages = batch.read()
+    pool = poisoned_pool(configuration, batch, pages.num_pages)
+    for seq, context in enumerate(batch.context_lengths.tolist()):
+        columns, slots = np.divmod(np.arange(context), configuration.page_size)
+        places = pages.lookup_table[seq, columns]
+        for kv in range(2):
+            pool[places, kv, configuration.layer, slots] = drawn(
+                rng, configuration, context, *configuration.row
+            )
+    return pool
+
+
+def poisoned_freqs(
+    rng: np.random.Generator, batch: Batch, rope_dim: int
+) -> Array:
+    """Returns the angles of the batch's new positions, and poison elsewhere."""
+    num_positions = int(batch.context_lengths.max(initial=1))
+    freqs = np.full((num_positions, rope_dim), batch.poison, np.float32)
+    for cached, new in batch.lengths:
+        shape = (new, rope_dim)
+        freqs[cached : cached + new] = rng.standard_normal(shape, np.float32)
+    return freqs

@@ -1,0 +1,190 @@
+"""What kernels are compiled for, and which of it the tests compile."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+PAGE_SIZES = (16, 32, 64, 128, 256)
+HEAD_DIMS = (8, 16, 40, 64, 80, 128, 192, 256)
+HEADS = ((2, 1), (3, 3), (2, 4), (1, 8), (1, 1))
+"""Key-value heads, and the query heads that share each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """How rotary embedding turns a head."""
+
+    rope_dim: int
+    interleaved: bool
+
+    def __str__(self) -> str:
+        pairs = "neighbours" if self.interleaved else "halves"
+        return f"{pairs}_{self.rope_dim}"
+
+
+def halves(rope_dim: int) -> Rotation:
+    """Pairs half of `rope_dim` apart, as Hugging Face has them."""
+    return Rotation(rope_dim, interleaved=False)
+
+
+def neighbours(rope_dim: int) -> Rotation:
+    """Pairs of neighbours, as GGUF has them."""
+    return Rotation(rope_dim, interleaved=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """The sizes that one set of graphs is compiled for."""
+
+    dtype: str
+    page_size: int
+    heads: tuple[int, int]
+    """Key-value heads, and the query heads that share each of them."""
+    head_dim: int
+    layers: tuple[int, int]
+    """The layer that the ops use, and how many there are."""
+    rotations: tuple[Rotation, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.dtype}_p{self.page_size}_kv{self.num_kv_heads}"
+            f"_q{self.num_q_heads}_d{self.head_dim}"
+        )
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.heads[0]
+
+    @property
+    def num_q_heads(self) -> int:
+        return self.heads[0] * self.heads[1]
+
+    @property
+    def layer(self) -> int:
+        return self.layers[0]
+
+    @property
+    def num_layers(self) -> int:
+        return self.layers[1]
+
+    @property
+    def row(self) -> tuple[int, int]:
+        """The shape of one token's keys, or of its values."""
+        return self.num_kv_heads, self.head_dim
+
+    @property
+    def page(self) -> tuple[int, int, int, int, int]:
+        """The shape of one page."""
+        return 2, self.num_layers, self.page_size, *self.row
+
+    @property
+    def scale(self) -> float:
+        return self.head_dim**-0.5
+
+
+ONNX_FLOAT32 = Configuration(
+    dtype="float32",
+    page_size=16,
+    heads=(3, 3),
+    head_dim=8,
+    layers=(1, 3),
+    rotations=(halves(8), neighbours(8), halves(4), neighbours(4)),
+)
+"""The sizes of the `onnx` package's cases."""
+
+ONNX_BFLOAT16 = Configuration(
+    dtype="bfloat16",
+    page_size=64,
+    heads=(3, 3),
+    head_dim=8,
+    layers=(1, 2),
+    rotations=(neighbours(4),),
+)
+
+LARGE_PAGES = Configuration(
+    dtype="bfloat16",
+    page_size=128,
+    heads=(2, 4),
+    head_dim=128,
+    layers=(0, 2),
+    rotations=(neighbours(64),),
+)
+
+COVERING = (
+    ONNX_FLOAT32,
+    ONNX_BFLOAT16,
+    LARGE_PAGES,
+    Configuration(
+        dtype="bfloat16",
+        page_size=16,
+        heads=(1, 1),
+        head_dim=40,
+        layers=(0, 1),
+        rotations=(halves(10),),
+    ),
+    Configuration(
+        dtype="float32",
+        page_size=32,
+        heads=(2, 1),
+        head_dim=16,
+        layers=(0, 3),
+        rotations=(neighbours(16),),
+    ),
+    Configuration(
+        dtype="bfloat16",
+        page_size=32,
+        heads=(1, 8),
+        head_dim=64,
+        layers=(2, 3),
+        rotations=(halves(64),),
+    ),
+    Configuration(
+        dtype="float32",
+        page_size=64,
+        heads=(2, 4),
+        head_dim=80,
+        layers=(1, 2),
+        rotations=(halves(32),),
+    ),
+    Configuration(
+        dtype="float32",
+        page_size=256,
+        heads=(1, 1),
+        head_dim=256,
+        layers=(0, 1),
+        rotations=(halves(256),),
+    ),
+    Configuration(
+        dtype="bfloat16",
+        page_size=256,
+        heads=(2, 1),
+        head_dim=192,
+        layers=(1, 2),
+        rotations=(neighbours(64),),
+    ),
+)
+"""Every value and, of the pairs, those that take paths of their own.
+
+Such are heads that no wide vector divides (40, 80), heads wider than a GPU
+block of threads (192, 256), pages smaller and larger than the keys that are
+scored at once, and a rotated part whose half is odd (10).
+"""
+
+
+def full_product(dtype: str, page_size: int) -> Iterator[Configuration]:
+    """Yields each combination of heads with one dtype and page size."""
+    sizes = product(HEADS, HEAD_DIMS)
+    for number, (heads, head_dim) in enumerate(sizes):
+        num_layers = 1 + number % 3
+        part = head_dim // 4 * 2
+        yield Configuration(
+            dtype=dtype,
+            page_size=page_size,
+            heads=heads,
+            head_dim=head_dim,
+            layers=(number % num_layers, num_layers),
+            rotations=(
+                Rotation(head_dim, interleaved=bool(number % 2)),
+                Rotation(part, interleaved=not number % 2),
+            ),
+        )

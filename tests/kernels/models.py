@@ -1,0 +1,169 @@
+"""Compiled kernels, called as `kvcache.reference` is."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from max.driver import CPU, Buffer, Device
+from max.engine import InferenceSession, Model
+from max.engine.api import AssertLevel
+
+from .batch import Batch, Indices, Pages
+from .buffers import Array, to_array, to_buffer
+from .configuration import Configuration, Rotation
+
+MEF_FOLDER = "KVCACHE_MEF_FOLDER"
+"""Names the folder of compiled graphs, for a machine without a compiler."""
+
+MEF_NAME = "kernels.mef"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The graphs of one configuration."""
+
+    configuration: Configuration
+    models: Mapping[str, Model]
+    device: Device
+
+    def store(
+        self,
+        kv_blocks: Array,
+        keys: Array,
+        values: Array,
+        batch: Batch,
+        pages: Pages,
+    ) -> Array:
+        """Returns the pool with the new tokens in it."""
+        pool = self.elements(kv_blocks)
+        self._run(
+            "store",
+            *(pool, *self.tables(batch, pages)),
+            *(self.elements(keys), self.elements(values)),
+            self.indices(batch.input_row_offsets),
+        )
+        return to_array(pool)
+
+    def rope_store(
+        self,
+        kv_blocks: Array,
+        qkv: Array,
+        freqs: Array,
+        batch: Batch,
+        pages: Pages,
+        *,
+        rotation: Rotation,
+    ) -> tuple[Array, Array]:
+        """Returns the pool with the new tokens in it, and the queries."""
+        pool = self.elements(kv_blocks)
+        (queries,) = self._run(
+            str(rotation),
+            *(pool, *self.tables(batch, pages)),
+            *(self.elements(qkv), to_buffer(freqs, self.device)),
+            self.indices(batch.input_row_offsets),
+        )
+        return to_array(pool), to_array(queries)
+
+    def gather(
+        self,
+        kv_blocks: Array,
+        keys: Array,
+        values: Array,
+        batch: Batch,
+        pages: Pages,
+    ) -> tuple[Array, Array]:
+        """Returns `keys` and `values` with the sequences' tokens in them."""
+        outputs = self.elements(keys), self.elements(values)
+        unused = np.full(len(batch.lengths), 2**32 - 1, np.uint32)
+        _, *tables = self.tables(batch, pages)
+        self._run(
+            "gather",
+            *(self.elements(kv_blocks), self.indices(unused), *tables),
+            *(*outputs, self.indices(batch.context_row_offsets)),
+        )
+        return to_array(outputs[0]), to_array(outputs[1])
+
+    def copy_pages(self, kv_blocks: Array, pairs: Indices) -> Array:
+        """Returns the pool with the pages copied."""
+        pool = self.elements(kv_blocks)
+        self._run("copy_pages", pool, self.indices(pairs))
+        return to_array(pool)
+
+    def attention(
+        self, kv_blocks: Array, queries: Array, batch: Batch, pages: Pages
+    ) -> Array:
+        """Returns the weighted values."""
+        (output,) = self._run(
+            "attention",
+            *(self.elements(kv_blocks), *self.tables(batch, pages)),
+            *(self.elements(queries), self.indices(batch.input_row_offsets)),
+        )
+        return to_array(output)
+
+    def elements(self, array: Array) -> Buffer:
+        """Copies numbers of the pool's type to the device."""
+        return to_buffer(array, self.device, self.configuration.dtype)
+
+    def indices(self, array: Indices) -> Buffer:
+        """Copies indices to the device."""
+        return to_buffer(array, self.device)
+
+    def tables(self, batch: Batch, pages: Pages) -> list[Buffer]:
+        """Returns the cache's inputs behind the pool."""
+        return [
+            self.indices(batch.cache_lengths),
+            self.indices(pages.lookup_table),
+            to_buffer(batch.max_lengths, CPU()),
+        ]
+
+    def _run(self, op: str, *inputs: Buffer) -> list[Buffer]:
+        return self.models[f"{self.configuration}_{op}"].execute(*inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledKernels:
+    """The graphs of many configurations, on one device."""
+
+    models: Mapping[str, Model]
+    device: Device
+
+    def of(self, configuration: Configuration) -> Kernels:
+        return Kernels(configuration, self.models, self.device)
+
+    def increment(self, lengths: Indices, offsets: Indices) -> Array:
+        """Returns the lengths with each sequence's new tokens added."""
+        model = self.models["increment_cache_lengths"]
+        (output,) = model.execute(
+            to_buffer(lengths, self.device), to_buffer(offsets, self.device)
+        )
+        return to_array(output)
+
+
+def kernels_on(
+    device: Device, configurations: Iterable[Configuration]
+) -> CompiledKernels:
+    """Compiles the graphs, asserts on, or loads them where they are compiled.
+
+    Args:
+        device: Where they run.
+        configurations: What to compile for; files have the covering list.
+    """
+    session = InferenceSession(devices=[device])
+    session.set_mojo_assert_level(AssertLevel.ALL)
+    if folder := os.environ.get(MEF_FOLDER):
+        return CompiledKernels(
+            session.load_all(Path(folder) / MEF_NAME), device
+        )
+    from max.graph import DeviceRef
+
+    from kvcache.ops import precompiled_package
+
+    from .build import module_of
+
+    module = module_of(configurations, DeviceRef.from_device(device))
+    return CompiledKernels(
+        session.load_all(module, custom_extensions=[precompiled_package()]),
+        device,
+    )
