@@ -18,7 +18,7 @@ PYTHON_LAYERS = (
     {"manager"},
     {"graphs"},
     {"ops"},
-    {"core", "metrics", "model", "mojo_sources"},
+    {"cache_inputs", "core", "metrics", "model", "mojo_sources"},
     {"request"},
     {"cache_folder", "spec"},
     {"errors"},
@@ -40,7 +40,7 @@ MOJO_LAYERS = (
     {"layout"},
 )
 
-MAY_IMPORT_MAX = {"graphs", "manager", "ops", "serve.runner"}
+MAY_IMPORT_MAX = {"cache_inputs", "graphs", "manager", "ops", "serve.runner"}
 """Units, and modules of units, that may import MAX."""
 
 MAY_IMPORT_TORCH: set[str] = set()

@@ -5,23 +5,22 @@ the kernels. A graph finds the kernels through
 `custom_extensions=[precompiled_package()]`.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
-
 from max.dtype import DType
 from max.graph import (
-    BufferType,
     BufferValue,
     DeviceRef,
     Dim,
-    StaticDim,
     TensorType,
     TensorValue,
-    Value,
     ops,
 )
 
+from kvcache.cache_inputs import (
+    PAGE_SIZES,
+    CacheInputs,
+    CacheInputTypes,
+    static_dim,
+)
 from kvcache.mojo_sources import precompiled_package
 
 __all__ = [
@@ -36,168 +35,7 @@ __all__ = [
     "store",
 ]
 
-PAGE_SIZES = (16, 32, 64, 128, 256)
-"""The page sizes, in tokens, that the kernels take."""
-
-DTYPES = (DType.float32, DType.bfloat16)
-"""The element types that the kernels take."""
-
-MIN_HEAD_DIM = 8
-MAX_HEAD_DIM = 256
-
 _CPU = DeviceRef.CPU()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheInputTypes:
-    """The types of the four graph inputs that describe the cache.
-
-    Iterates in the order of `PagedKVCacheManager.fetch`.
-
-    Args:
-        dtype: The element type of the pool.
-        num_layers: Layers in the pool.
-        page_size: Tokens per page.
-        num_kv_heads: Key-value heads on this device.
-        head_dim: Elements per head.
-        device: Where the pool is.
-        prefix: Goes before the names of symbolic dimensions, so that several
-            caches can share a graph.
-
-    Raises:
-        ValueError: If a size or the dtype is one that the kernels do not take.
-    """
-
-    dtype: DType
-    num_layers: int
-    page_size: int
-    num_kv_heads: int
-    head_dim: int
-    device: DeviceRef
-    prefix: str = ""
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            names = ", ".join(dtype.name for dtype in DTYPES)
-            raise ValueError(f"dtype must be one of {names}, got {self.dtype}")
-        if self.page_size not in PAGE_SIZES:
-            raise ValueError(
-                f"page_size must be one of {PAGE_SIZES}, got {self.page_size}"
-            )
-        if self.head_dim not in range(MIN_HEAD_DIM, MAX_HEAD_DIM + 1, 8):
-            raise ValueError(
-                f"head_dim must be a multiple of 8 from {MIN_HEAD_DIM} to"
-                f" {MAX_HEAD_DIM}, got {self.head_dim}"
-            )
-        for name in ("num_layers", "num_kv_heads"):
-            if (value := getattr(self, name)) <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-
-    @property
-    def kv_blocks(self) -> BufferType:
-        """The pool.
-
-        `[total_num_pages, 2, num_layers, page_size, num_kv_heads, head_dim]`,
-        its last page the null page.
-        """
-        shape: tuple[str | int, ...] = (
-            f"{self.prefix}total_num_pages",
-            2,
-            self.num_layers,
-            self.page_size,
-            self.num_kv_heads,
-            self.head_dim,
-        )
-        return BufferType(self.dtype, shape, self.device)
-
-    @property
-    def cache_lengths(self) -> TensorType:
-        """Tokens cached before this step, uint32 `[batch_size]`."""
-        return TensorType(
-            DType.uint32, [f"{self.prefix}batch_size"], self.device
-        )
-
-    @property
-    def lookup_table(self) -> TensorType:
-        """Pages of each sequence, uint32 `[batch_size, num_columns]`."""
-        shape = [f"{self.prefix}batch_size", f"{self.prefix}num_columns"]
-        return TensorType(DType.uint32, shape, self.device)
-
-    @property
-    def max_lengths(self) -> TensorType:
-        """Longest lengths of each step, uint32 `[steps_remaining, 2]`."""
-        shape: list[str | int] = [f"{self.prefix}steps_remaining", 2]
-        return TensorType(DType.uint32, shape, _CPU)
-
-    def __iter__(self) -> Iterator[BufferType | TensorType]:
-        """Yields the types in the order of `fetch`."""
-        yield self.kv_blocks
-        yield self.cache_lengths
-        yield self.lookup_table
-        yield self.max_lengths
-
-    def __len__(self) -> int:
-        """Returns the number of graph inputs."""
-        return 4
-
-
-@dataclass(frozen=True, slots=True)
-class CacheInputs:
-    """The four graph values that describe the cache in one step."""
-
-    kv_blocks: BufferValue
-    cache_lengths: TensorValue
-    lookup_table: TensorValue
-    max_lengths: TensorValue
-
-    @classmethod
-    def of(cls, values: Sequence[Value[Any]]) -> "CacheInputs":
-        """Wraps graph inputs whose types came from `CacheInputTypes`.
-
-        Args:
-            values: The pool, the lengths, the table, the longest lengths.
-
-        Raises:
-            ValueError: If there are not four values.
-        """
-        if len(values) != 4:
-            raise ValueError(f"wanted 4 cache inputs, got {len(values)}")
-        blocks, lengths, table, longest = values
-        return cls(blocks.buffer, lengths.tensor, table.tensor, longest.tensor)
-
-    @property
-    def num_layers(self) -> int:
-        """Layers in the pool."""
-        return _static(self.kv_blocks, 2)
-
-    @property
-    def page_size(self) -> int:
-        """Tokens per page."""
-        return _static(self.kv_blocks, 3)
-
-    @property
-    def num_kv_heads(self) -> int:
-        """Key-value heads on this device."""
-        return _static(self.kv_blocks, 4)
-
-    @property
-    def head_dim(self) -> int:
-        """Elements per head."""
-        return _static(self.kv_blocks, 5)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """What every kernel is compiled for."""
-        return {
-            "page_size": self.page_size,
-            "num_kv_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-        }
-
-    @property
-    def tables(self) -> list[Value[Any]]:
-        """The values behind the pool, in order."""
-        return [self.cache_lengths, self.lookup_table, self.max_lengths]
 
 
 def store(
@@ -270,7 +108,7 @@ def rope_store(
     Raises:
         ValueError: If a shape or dtype does not fit the pool.
     """
-    width = _static(qkv, 1)
+    width = static_dim(qkv, 1)
     heads, rest = divmod(width, cache.head_dim)
     num_q_heads = heads - 2 * cache.num_kv_heads
     if rest or num_q_heads < 1 or num_q_heads % cache.num_kv_heads:
@@ -279,7 +117,7 @@ def rope_store(
             f" {2 * cache.num_kv_heads} more of {cache.head_dim} elements each,"
             f" got {width} elements"
         )
-    rope_dim = _static(freqs, 1)
+    rope_dim = static_dim(freqs, 1)
     if rope_dim not in range(2, cache.head_dim + 1, 2):
         raise ValueError(
             "rope_dim must be even and at most head_dim"
@@ -364,7 +202,7 @@ def copy_pages(kv_blocks: BufferValue, pairs: TensorValue) -> None:
         ValueError: If a shape or dtype does not fit.
     """
     _check("pairs", pairs, DType.uint32, [2])
-    plane = (_static(kv_blocks, axis) for axis in (3, 4, 5))
+    plane = (static_dim(kv_blocks, axis) for axis in (3, 4, 5))
     page_size, num_kv_heads, head_dim = plane
     ops.inplace_custom(
         "kvcache.copy_pages",
@@ -402,7 +240,7 @@ def attention(
     Raises:
         ValueError: If a shape or dtype does not fit the pool.
     """
-    num_q_heads = _static(queries, 1)
+    num_q_heads = static_dim(queries, 1)
     if num_q_heads < 1 or num_q_heads % cache.num_kv_heads:
         raise ValueError(
             f"queries must have a multiple of {cache.num_kv_heads} heads,"
@@ -426,16 +264,6 @@ def attention(
         parameters={**cache.sizes, "num_q_heads": num_q_heads},
     )
     return output.tensor
-
-
-def _static(value: TensorValue | BufferValue, axis: int) -> int:
-    """Returns a dimension that must be known while the graph is built."""
-    if axis >= len(value.shape):
-        raise ValueError(f"wanted more than {axis} axes, got {value.shape}")
-    dim = value.shape[axis]
-    if not isinstance(dim, StaticDim):
-        raise TypeError(f"axis {axis} of {value.shape} must be static")
-    return int(dim)
 
 
 def _check(
