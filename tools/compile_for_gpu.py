@@ -1,12 +1,15 @@
-"""Compiles every op for a GPU that need not be there.
+"""Compiles the kernels' graphs for a GPU that need not be there.
 
 GPU code that does not build is seen on any machine; that it is right is for
-`make test-gpu`. All ops are in one graph, as most of a compilation's time does
-not depend on what is in it.
+`make test-gpu`. Without arguments it compiles a few configurations and keeps
+nothing. With a folder it writes there what `tests/gpu` loads on a machine
+without a compiler, from the folder that `KVCACHE_MEF_FOLDER` names.
 """
 
+import argparse
 import gc
 import time
+from pathlib import Path
 
 from max.driver import (
     Accelerator,
@@ -15,16 +18,22 @@ from max.driver import (
     set_virtual_device_count,
     set_virtual_device_target_arch,
 )
-from max.dtype import DType
-from max.engine import InferenceSession
-from max.graph import BufferType, DeviceRef, Graph, TensorType
+from max.engine import CompiledModel, InferenceSession
+from max.engine.api import AssertLevel
+from max.graph import DeviceRef
+from tests.kernels.build import module_of
+from tests.kernels.configuration import (
+    COVERING,
+    LARGE_PAGES,
+    ONNX_FLOAT32,
+    Configuration,
+)
+from tests.kernels.models import MEF_NAME
 
-from kvcache import ops
-from kvcache.graphs.ragged import row_offsets_type
-from kvcache.ops import CacheInputs, CacheInputTypes
+from kvcache.ops import precompiled_package
 
-GROUP_SIZE = 3
-"""Query heads that share one key-value head."""
+FEW = (ONNX_FLOAT32, LARGE_PAGES)
+"""Both element types, page sizes below and at a GPU block's threads."""
 
 
 def virtual_hopper() -> Accelerator:
@@ -36,71 +45,34 @@ def virtual_hopper() -> Accelerator:
     return Accelerator()
 
 
-def every_op_graph(cache: CacheInputTypes) -> Graph:
-    """Builds a graph that calls each of our ops once."""
-    head = [cache.num_kv_heads, cache.head_dim]
-    num_heads = (GROUP_SIZE + 2) * cache.num_kv_heads
-    width = num_heads * cache.head_dim
-    rows = TensorType(cache.dtype, ["total_tokens", *head], cache.device)
-    gathered = BufferType(cache.dtype, ["context_tokens", *head], cache.device)
-    qkv = TensorType(cache.dtype, ["total_tokens", width], cache.device)
-    freqs = [4096, cache.head_dim]
-    types = [
-        *cache,
-        *(rows, rows),
-        *(gathered, gathered),
-        qkv,
-        TensorType(DType.float32, freqs, cache.device),
-        row_offsets_type(cache.device),
-        TensorType(DType.uint32, ["num_pairs", 2], cache.device),
-    ]
-    with Graph(
-        "every_op",
-        input_types=types,
-        custom_extensions=[ops.precompiled_package()],
-    ) as graph:
-        (
-            *four,
-            keys,
-            values,
-            to_keys,
-            to_values,
-            mixed,
-            angles,
-            offsets,
-            pairs,
-        ) = graph.inputs
-        inputs, starts = CacheInputs.of(four), offsets.tensor
-        ops.store(inputs, keys.tensor, values.tensor, starts, layer=0)
-        queries = ops.rope_store(
-            inputs, mixed.tensor, angles.tensor, starts, layer=1
-        )
-        ops.gather(inputs, to_keys.buffer, to_values.buffer, starts, layer=0)
-        ops.copy_pages(inputs.kv_blocks, pairs.tensor)
-        graph.output(
-            ops.attention(inputs, queries, starts, layer=1, scale=0.125)
-        )
-    return graph
+def compiled(
+    session: InferenceSession, configurations: tuple[Configuration, ...]
+) -> CompiledModel:
+    """Compiles every op for each configuration, asserts on."""
+    session.set_mojo_assert_level(AssertLevel.ALL)
+    return session.compile(
+        module_of(configurations, DeviceRef.GPU()),
+        custom_extensions=[precompiled_package()],
+    )
 
 
 def main() -> None:
-    """Compiles for both element types and different page sizes."""
+    """Compiles, and writes where a folder is given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path)
+    folder: Path | None = parser.parse_args().folder
+    configurations = COVERING if folder else FEW
     session = InferenceSession(devices=[virtual_hopper()])
-    for dtype, page_size in [(DType.bfloat16, 128), (DType.float32, 16)]:
-        cache = CacheInputTypes(
-            dtype=dtype,
-            num_layers=2,
-            page_size=page_size,
-            num_kv_heads=3,
-            head_dim=64,
-            device=DeviceRef.GPU(),
-        )
-        start = time.perf_counter()
-        session.compile(every_op_graph(cache))
-        seconds = time.perf_counter() - start
-        print(f"{dtype.name}, pages of {page_size}: {seconds:.1f} s")
+    start = time.perf_counter()
+    kernels = compiled(session, configurations)
+    print(f"{time.perf_counter() - start:.1f} s:", *configurations, sep="\n  ")
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / MEF_NAME
+        kernels.export_mef(path)
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     # MAX 26.7 aborts now and then where a session lives until Python's end.
-    del session
+    del kernels, session
     gc.collect()
 
 
