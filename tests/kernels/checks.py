@@ -5,7 +5,7 @@ import numpy as np
 from kvcache import reference
 
 from .batch import Batch, Indices
-from .buffers import Array, rounded
+from .buffers import Array, rounded, to_array
 from .configuration import Configuration, Rotation
 from .models import Kernels
 
@@ -23,8 +23,8 @@ def check_store(kernels: Kernels, batch: Batch) -> None:
         drawn(rng, configuration, batch.num_rows, *configuration.row)
         for _ in "kv"
     )
-    pool = poisoned_pool(configuration, batch, pages.num_pages)
-    expected = pool.copy()
+    expected = poisoned_pool(configuration, batch, pages.num_pages)
+    pool = kernels.elements(expected)
     reference.store(
         expected,
         keys,
@@ -35,9 +35,9 @@ def check_store(kernels: Kernels, batch: Batch) -> None:
         layer=configuration.layer,
     )
 
-    actual = kernels.store(pool, keys, values, batch, pages)
+    kernels.store(pool, keys, values, batch, pages)
 
-    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(to_array(pool), expected)
 
 
 def check_rope_store(
@@ -50,8 +50,8 @@ def check_rope_store(
         rng, configuration, batch.num_rows, num_heads * configuration.head_dim
     )
     freqs = poisoned_freqs(rng, batch, rotation.rope_dim)
-    pool = poisoned_pool(configuration, batch, pages.num_pages)
-    expected = pool.copy()
+    expected = poisoned_pool(configuration, batch, pages.num_pages)
+    pool = kernels.elements(expected)
     expected_queries = reference.rope_store(
         expected,
         qkv,
@@ -63,10 +63,11 @@ def check_rope_store(
         interleaved=rotation.interleaved,
     )
 
-    actual, queries = kernels.rope_store(
+    queries = kernels.rope_store(
         pool, qkv, freqs, batch, pages, rotation=rotation
     )
 
+    actual = to_array(pool)
     rest = np.s_[..., rotation.rope_dim :]
     tolerance = TOLERANCE[configuration.dtype]
     np.testing.assert_allclose(queries, expected_queries, **tolerance)
@@ -96,7 +97,7 @@ def check_gather(kernels: Kernels, batch: Batch) -> None:
     assert np.isfinite(expected_keys[:-spare_rows]).all()
 
     actual_keys, actual_values = kernels.gather(
-        pool, keys, values, batch, pages
+        kernels.elements(pool), keys, values, batch, pages
     )
 
     np.testing.assert_array_equal(actual_keys, expected_keys)
@@ -108,18 +109,18 @@ def check_copy_pages(
 ) -> None:
     configuration = kernels.configuration
     num_pages = int(pairs.max(initial=0)) + 1
-    pool = drawn(
+    expected = drawn(
         np.random.default_rng(seed),
         configuration,
         num_pages + 1,
         *configuration.page,
     )
-    expected = pool.copy()
+    pool = kernels.elements(expected)
     reference.copy_pages(expected, pairs)
 
-    actual = kernels.copy_pages(pool, pairs)
+    kernels.copy_pages(pool, pairs)
 
-    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(to_array(pool), expected)
 
 
 def check_attention(kernels: Kernels, batch: Batch) -> None:
@@ -143,7 +144,7 @@ def check_attention(kernels: Kernels, batch: Batch) -> None:
     )
     assert np.isfinite(expected).all()
 
-    actual = kernels.attention(pool, queries, batch, pages)
+    actual = kernels.attention(kernels.elements(pool), queries, batch, pages)
 
     np.testing.assert_allclose(
         actual, expected, **TOLERANCE[configuration.dtype]

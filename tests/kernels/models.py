@@ -30,45 +30,42 @@ class Kernels:
 
     def store(
         self,
-        kv_blocks: Array,
+        pool: Buffer,
         keys: Array,
         values: Array,
         batch: Batch,
         pages: Pages,
-    ) -> Array:
-        """Returns the pool with the new tokens in it."""
-        pool = self.elements(kv_blocks)
+    ) -> None:
+        """Writes the new tokens, in place."""
         self._run(
             "store",
             *(pool, *self.tables(batch, pages)),
             *(self.elements(keys), self.elements(values)),
             self.indices(batch.input_row_offsets),
         )
-        return to_array(pool)
 
     def rope_store(
         self,
-        kv_blocks: Array,
+        pool: Buffer,
         qkv: Array,
         freqs: Array,
         batch: Batch,
         pages: Pages,
         *,
         rotation: Rotation,
-    ) -> tuple[Array, Array]:
-        """Returns the pool with the new tokens in it, and the queries."""
-        pool = self.elements(kv_blocks)
+    ) -> Array:
+        """Writes the new tokens, in place; returns the queries."""
         (queries,) = self._run(
             str(rotation),
             *(pool, *self.tables(batch, pages)),
             *(self.elements(qkv), to_buffer(freqs, self.device)),
             self.indices(batch.input_row_offsets),
         )
-        return to_array(pool), to_array(queries)
+        return to_array(queries)
 
     def gather(
         self,
-        kv_blocks: Array,
+        pool: Buffer,
         keys: Array,
         values: Array,
         batch: Batch,
@@ -80,24 +77,22 @@ class Kernels:
         _, *tables = self.tables(batch, pages)
         self._run(
             "gather",
-            *(self.elements(kv_blocks), self.indices(unused), *tables),
+            *(pool, self.indices(unused), *tables),
             *(*outputs, self.indices(batch.context_row_offsets)),
         )
         return to_array(outputs[0]), to_array(outputs[1])
 
-    def copy_pages(self, kv_blocks: Array, pairs: Indices) -> Array:
-        """Returns the pool with the pages copied."""
-        pool = self.elements(kv_blocks)
+    def copy_pages(self, pool: Buffer, pairs: Indices) -> None:
+        """Copies pages, in place."""
         self._run("copy_pages", pool, self.indices(pairs))
-        return to_array(pool)
 
     def attention(
-        self, kv_blocks: Array, queries: Array, batch: Batch, pages: Pages
+        self, pool: Buffer, queries: Array, batch: Batch, pages: Pages
     ) -> Array:
         """Returns the weighted values."""
         (output,) = self._run(
             "attention",
-            *(self.elements(kv_blocks), *self.tables(batch, pages)),
+            *(pool, *self.tables(batch, pages)),
             *(self.elements(queries), self.indices(batch.input_row_offsets)),
         )
         return to_array(output)
