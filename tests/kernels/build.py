@@ -7,8 +7,9 @@ one after: so every graph of every configuration is compiled at once.
 from collections.abc import Iterable
 
 from max.dtype import DType
-from max.graph import DeviceRef, Module
+from max.graph import DeviceRef, Graph, Module, TensorType
 
+from kvcache import ops
 from kvcache.graphs import (
     attention_graph,
     copy_pages_graph,
@@ -17,9 +18,10 @@ from kvcache.graphs import (
     rope_store_graph,
     store_graph,
 )
+from kvcache.graphs.ragged import row_offsets_type
 from kvcache.ops import CacheInputTypes
 
-from .configuration import Configuration
+from .configuration import ONNX_FLOAT32, Configuration
 
 
 def cache_types(
@@ -50,6 +52,7 @@ def module_of(
     """
     module = Module()
     increment_cache_lengths_graph(device, module=module)
+    _add_store_to_layer(module, cache_types(ONNX_FLOAT32, device))
     for configuration in configurations:
         _add(module, configuration, cache_types(configuration, device))
     return module
@@ -84,3 +87,26 @@ def _add(
             name=f"{configuration}_{rotation}",
             module=module,
         )
+
+
+def _add_store_to_layer(module: Module, cache: CacheInputTypes) -> None:
+    """Adds a store whose layer comes at run time, as a model's does."""
+    shape = ["total_tokens", cache.num_kv_heads, cache.head_dim]
+    rows = TensorType(cache.dtype, shape, cache.device)
+    layer_type = TensorType(DType.uint32, [], DeviceRef.CPU())
+    offsets_type = row_offsets_type(cache.device)
+    with Graph(
+        "store_to_layer",
+        input_types=[*cache, rows, rows, offsets_type, layer_type],
+        custom_extensions=[ops.precompiled_package()],
+        module=module,
+    ) as graph:
+        *inputs, keys, values, offsets, layer = graph.inputs
+        ops.store(
+            ops.CacheInputs.of(inputs),
+            keys.tensor,
+            values.tensor,
+            offsets.tensor,
+            layer=layer.tensor,
+        )
+        graph.output()

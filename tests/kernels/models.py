@@ -44,6 +44,23 @@ class Kernels:
             self.indices(batch.input_row_offsets),
         )
 
+    def store_to_layer(
+        self,
+        pool: Buffer,
+        rows: Array,
+        batch: Batch,
+        pages: Pages,
+        *,
+        layer: int,
+    ) -> None:
+        """Writes the same rows as keys and values of a layer, in place."""
+        self.models["store_to_layer"].execute(
+            *(pool, *self.tables(batch, pages)),
+            *(self.elements(rows), self.elements(rows)),
+            self.indices(batch.input_row_offsets),
+            to_buffer(np.array(layer, np.uint32), CPU()),
+        )
+
     def rope_store(
         self,
         pool: Buffer,
