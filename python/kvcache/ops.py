@@ -62,6 +62,7 @@ def store(
     heads = [cache.num_kv_heads, cache.head_dim]
     _check("keys", keys, cache.kv_blocks.dtype, heads)
     _check("values", values, cache.kv_blocks.dtype, heads)
+    _check_rows(keys, values)
     _check_offsets("input_row_offsets", input_row_offsets)
     ops.inplace_custom(
         "kvcache.store",
@@ -173,6 +174,7 @@ def gather(
     heads = [cache.num_kv_heads, cache.head_dim]
     _check("keys", keys, cache.kv_blocks.dtype, heads)
     _check("values", values, cache.kv_blocks.dtype, heads)
+    _check_rows(keys, values)
     _check_offsets("context_row_offsets", context_row_offsets)
     ops.inplace_custom(
         "kvcache.gather",
@@ -283,6 +285,17 @@ def _check(
         raise ValueError(f"{name} must be [rows, {inner}], got {shape}")
 
 
+def _check_rows(
+    keys: TensorValue | BufferValue, values: TensorValue | BufferValue
+) -> None:
+    """Refuses keys and values that may have different numbers of rows."""
+    if keys.shape[0] != values.shape[0]:
+        raise ValueError(
+            f"wanted as many rows of values as of keys ({keys.shape[0]}),"
+            f" got {values.shape[0]}"
+        )
+
+
 def _check_offsets(name: str, value: TensorValue) -> None:
     """Refuses row offsets that are not a uint32 vector."""
     _check(name, value, DType.uint32, [])
@@ -291,6 +304,10 @@ def _check_offsets(name: str, value: TensorValue) -> None:
 def _layer(cache: CacheInputs, layer: int | TensorValue) -> TensorValue:
     """Returns the layer as a scalar on the CPU."""
     if isinstance(layer, TensorValue):
+        if layer.dtype != DType.uint32 or layer.shape or layer.device != _CPU:
+            raise ValueError(
+                f"layer must be a uint32 scalar on the CPU, got {layer.type}"
+            )
         return layer
     if not 0 <= layer < cache.num_layers:
         raise ValueError(

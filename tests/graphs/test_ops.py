@@ -191,6 +191,27 @@ def test_layer_must_be_in_the_pool(layer: int) -> None:
             call()
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [tensor(dtype=DType.int64), tensor(1, dtype=DType.uint32), tensor()],
+)
+def test_layer_at_run_time_must_be_a_scalar_of_uint32(layer: Any) -> None:
+    def store_to(cache: ops.CacheInputs, *tensors: Any) -> None:
+        keys, offsets, layer = tensors
+        ops.store(cache, keys, keys, offsets, layer=layer)
+
+    with pytest.raises(ValueError, match="must be a uint32 scalar on the CPU"):
+        build(store_to, ROWS, OFFSETS, layer)
+
+
+@pytest.mark.parametrize("call", [store, gather])
+def test_keys_and_values_must_have_the_same_rows(
+    call: Callable[..., None],
+) -> None:
+    with pytest.raises(ValueError, match=r"rows of values .* \(rows\), got n"):
+        call(ROWS, tensor("n", *HEAD), OFFSETS)
+
+
 QKV = tensor("rows", (9 + 2 * 3) * 8)
 FREQS = tensor("positions", 8)
 
