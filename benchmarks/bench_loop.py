@@ -12,10 +12,11 @@ several sizes. Answers have the recorded lengths on both sides.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,11 +173,7 @@ class Transformers:
         self._model.tie_weights()
         self._is_compiled = is_compiled
         self._vocab_size = config.vocab_size
-        self._step = (
-            torch.compile(self._model, dynamic=False)
-            if is_compiled
-            else self._model
-        )
+        self._step = torch.compile(self._model) if is_compiled else self._model
 
     def decode(self, batch: int) -> float:
         """Returns decoded tokens per second behind cached prompts."""
@@ -295,18 +292,19 @@ def _measure(
     return {who: values[1:] for who, values in rates.items()}
 
 
-def bench(repeats: int) -> list[Row]:
-    """Measures every case; returns the rows."""
+def bench(repeats: int, *, with_compiled: bool) -> Iterator[Row]:
+    """Measures every case; yields the rows."""
     model = load_model(download_smollm2())
     ours = Ours(model)
     eager = Transformers(model, is_compiled=False)
-    compiled = Transformers(model, is_compiled=True)
+    peers = {"transformers eager": eager}
+    if with_compiled:
+        peers["transformers compiled"] = Transformers(model, is_compiled=True)
     cases: dict[str, dict[str, Callable[[], float]]] = {}
     for batch in (1, 8):
         cases[f"decode {batch}x{PROMPT_TOKENS}"] = {
-            "kvcache": lambda batch=batch: ours.decode(batch),
-            "transformers eager": lambda batch=batch: eager.decode(batch),
-            "transformers compiled": lambda b=batch: compiled.decode(b),
+            who: functools.partial(side.decode, batch)
+            for who, side in {"kvcache": ours, **peers}.items()
         }
     cases[f"prefill 1x{PREFILL_TOKENS}"] = {
         "kvcache": ours.prefill,
@@ -314,18 +312,19 @@ def bench(repeats: int) -> list[Row]:
     }
     if STREAM.is_file():
         turns = read_stream(STREAM)
-        cases["stream mtbench"] = {"kvcache": lambda: ours.stream(turns)} | {
-            f"transformers batch {batch}": lambda batch=batch: eager.stream(
-                turns, batch
+        cases["stream mtbench"] = {
+            "kvcache": functools.partial(ours.stream, turns)
+        } | {
+            f"transformers batch {batch}": functools.partial(
+                eager.stream, turns, batch
             )
-            for batch in (1, *STREAM_BATCHES)
+            for batch in STREAM_BATCHES
         }
     read = weights_read_seconds(model)
     num_bytes = sum(array.nbytes for array in model.weights.values())
     where = context(processor())
-    rows: list[Row] = [
-        {"case": "read of the weights", "gbps": num_bytes / read / 1e9, **where}
-    ]
+    gbps = round(num_bytes / read / 1e9, 2)
+    yield {"case": "read of the weights", "gbps": gbps, **where}
     for case, runs in cases.items():
         for who, rates in _measure(runs, repeats).items():
             rate = statistics.median(rates)
@@ -339,8 +338,7 @@ def bench(repeats: int) -> list[Row]:
             if case.startswith("decode"):
                 batch = int(case.split()[1].split("x")[0])
                 row["weights_read_pct"] = round(100 * read * rate / batch, 1)
-            rows.append(row | where)
-    return rows
+            yield row | where
 
 
 def main() -> None:
@@ -348,8 +346,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows there")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--compiled", action="store_true", help="torch.compile too: minutes"
+    )
     args = parser.parse_args()
-    write(bench(args.repeats), args.json)
+    write(bench(args.repeats, with_compiled=args.compiled), args.json)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,10 @@ def context(device: str) -> Row:
 
 def write(rows: Iterable[Row], path: Path | None) -> None:
     """Prints rows, and writes them to a file of one object a line."""
-    lines = [json.dumps(row) for row in rows]
-    print("\n".join(lines))
+    lines = []
+    for row in rows:
+        lines.append(json.dumps(row))
+        print(lines[-1], flush=True)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in lines))
