@@ -1,6 +1,7 @@
 """Rows of results: what was measured, where, and with what."""
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -48,7 +49,12 @@ def write(rows: Iterable[Row], path: Path | None) -> None:
 
 
 def _commit() -> str:
-    """Returns the commit, with a mark if the tree is not clean."""
+    """Returns the commit, with a mark if the tree is not clean.
+
+    A copy of the tree without its history says `KVCACHE_COMMIT`.
+    """
+    if commit := os.environ.get("KVCACHE_COMMIT"):
+        return commit
     run = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=ROOT,

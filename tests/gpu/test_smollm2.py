@@ -1,6 +1,7 @@
 """SmolLM2-135M gives its recorded tokens on a GPU too, in float32."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,11 @@ def served(shared_data: Path) -> Served:
     return Served(load_model(smollm2_file()), Accelerator())
 
 
-def test_golden_prompts(served: Served, shared_data: Path) -> None:
+def test_golden_prompts(
+    served: Served,
+    shared_data: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
     path = shared_data / "models/smollm2/golden_greedy.json"
     recorded = [
         Recorded(g["prompt_ids"], g["new_ids"], g["top1_gaps"])
@@ -25,6 +30,7 @@ def test_golden_prompts(served: Served, shared_data: Path) -> None:
     ]
     requests, _ = served.serve(recorded, Setting())
     assert [r.output_ids for r in requests] == [r.output for r in recorded]
+    record_property("golden_prompts_equal", len(recorded))
 
 
 @pytest.mark.parametrize(
@@ -33,10 +39,16 @@ def test_golden_prompts(served: Served, shared_data: Path) -> None:
     ids=str,
 )
 def test_mtbench_answers(
-    served: Served, shared_data: Path, setting: Setting
+    served: Served,
+    shared_data: Path,
+    setting: Setting,
+    record_property: Callable[[str, object], None],
 ) -> None:
     recorded = read_mtbench(shared_data)
     requests, loop = served.serve(recorded, setting)
     ties = count_ties(recorded, requests)
-    print(f"{setting}: {ties} ties, {loop.stats.tokens_per_second:.0f} tok/s")
+    record_property("ties", ties)
+    record_property("preemptions", loop.stats.num_preemptions)
+    rate = round(loop.stats.tokens_per_second)
+    record_property("tokens_per_second", rate)
     assert ties <= 4
