@@ -1,0 +1,43 @@
+"""Every combination of sizes, where the other tests have a covering list."""
+
+import numpy as np
+import pytest
+from max.driver import CPU
+
+from kernels.batch import regimes
+from kernels.checks import (
+    check_attention,
+    check_copy_pages,
+    check_gather,
+    check_rope_store,
+    check_store,
+)
+from kernels.configuration import PAGE_SIZES, full_product
+from kernels.models import Kernels, kernels_on
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_configuration_equals_reference(
+    dtype: str, page_size: int
+) -> None:
+    configurations = list(full_product(dtype, page_size))
+    compiled = kernels_on(CPU(), configurations)
+    for configuration in configurations:
+        try:
+            check_every_op(compiled.of(configuration))
+        except AssertionError as error:
+            error.add_note(str(configuration))
+            raise
+
+
+def check_every_op(kernels: Kernels) -> None:
+    for batch in regimes(kernels.configuration.page_size).values():
+        check_store(kernels, batch)
+        for rotation in kernels.configuration.rotations:
+            check_rope_store(kernels, batch, rotation)
+        check_gather(kernels, batch)
+        check_attention(kernels, batch)
+    check_copy_pages(kernels, np.array([(0, 2), (1, 3)], np.uint32))
