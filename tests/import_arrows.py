@@ -35,9 +35,10 @@ MOJO_LAYERS = (
         "rope_store",
         "store",
     },
-    {"rope", "runs"},  # what several kernels do
+    {"attention_tile", "rope", "runs"},  # what kernels are made of
+    {"attention_inputs", "collection"},
     {"cache", "parallel", "ragged", "vectors"},
-    {"layout"},
+    {"layout", "tensors"},
 )
 
 MAY_IMPORT_MAX = {"cache_inputs", "graphs", "manager", "ops", "serve.runner"}

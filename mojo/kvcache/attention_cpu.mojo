@@ -1,448 +1,71 @@
 """Causal paged attention on the CPU.
 
 A unit of work is a tile of one sequence's new tokens under one key-value head:
-all query heads of the group share the loads of keys and values. The softmax is
-computed on the fly, a span of keys at a time, so that no row of scores is ever
-held in full.
-
-See:
-    [Online softmax](https://arxiv.org/abs/1805.02867), for the running
-    maximum, and [PagedAttention](https://arxiv.org/abs/2309.06180).
+all query heads of the group share the loads of keys and values.
 """
 
 from kv_cache.types import KVCacheStaticParams
 from max.algorithm.backend.cpu.parallelize import sync_parallelize
-from std.math import ceildiv, exp
-from std.utils.numerics import neg_inf
+from std.math import ceildiv
 
-from .cache import PagedKVCache
-from .ragged import RaggedBatch
-from .vectors import cpu_width
-
-comptime TILE_ROWS = 32
-"""The rows of queries in a tile: tokens times the heads of a group."""
-
-comptime SPAN = 64
-"""The most keys that are scored before their values are read."""
-
-comptime BLOCK = 4
-"""The rows and the keys that one step of the score loop holds in registers."""
+from .attention_inputs import AttentionInputs
+from .attention_tile import Tile
 
 
-struct AttentionCPU[
+def attention_cpu[
     dtype: DType,
     kv_params: KVCacheStaticParams,
     page_size: Int,
     num_q_heads: Int,
-](TrivialRegisterPassable):
-    """One layer's attention over a ragged batch.
+    //,
+](inputs: AttentionInputs[dtype, kv_params, page_size, num_q_heads]) raises:
+    """Computes every tile, the tiles spread over the cores.
 
     Parameters:
         dtype: The element type; sums are float32.
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         num_q_heads: The query heads, a multiple of the key-value heads.
-    """
-
-    comptime CacheType = PagedKVCache[
-        Self.dtype, Self.kv_params, Self.page_size
-    ]
-    """The view of one layer's keys or values."""
-
-    comptime head_dim = Self.kv_params.head_size
-    """The elements per head."""
-
-    comptime group = Self.num_q_heads // Self.kv_params.num_heads
-    """The query heads that share a key-value head."""
-
-    comptime tile_tokens = max(1, TILE_ROWS // Self.group)
-    """The tokens in a tile."""
-
-    comptime tile_rows = Self.tile_tokens * Self.group
-    """The rows of queries in a tile."""
-
-    comptime span = min(Self.page_size, SPAN)
-    """The keys scored at once; they never cross a page."""
-
-    comptime width = cpu_width[DType.float32](Self.head_dim)
-    """The elements per vector."""
-
-    comptime Vector = SIMD[DType.float32, Self.width]
-    """A piece of a head."""
-
-    var output: Pointer[Scalar[Self.dtype], MutUntrackedOrigin]
-    """Receives the result, `[total_tokens, num_q_heads, head_dim]`."""
-
-    var queries: Pointer[Scalar[Self.dtype], ImmUntrackedOrigin]
-    """The queries, of the same shape."""
-
-    var keys: Self.CacheType
-    """The layer's keys, those of the new tokens included."""
-
-    var values: Self.CacheType
-    """The layer's values, those of the new tokens included."""
-
-    var batch: RaggedBatch
-    """The rows of each sequence."""
-
-    var scale: Float32
-    """What scores are multiplied by."""
-
-    def __init__(
-        out self,
-        output: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
-        queries: Pointer[Scalar[Self.dtype], ImmUntrackedOrigin],
-        keys: Self.CacheType,
-        values: Self.CacheType,
-        batch: RaggedBatch,
-        scale: Float32,
-    ):
-        """Collects the tensors of one call.
-
-        Args:
-            output: Receives the result.
-            queries: The queries of every row.
-            keys: The layer's keys.
-            values: The layer's values.
-            batch: The rows of each sequence.
-            scale: What scores are multiplied by.
-        """
-        self.output = output
-        self.queries = queries
-        self.keys = keys
-        self.values = values
-        self.batch = batch
-        self.scale = scale
-
-    def run(self) raises:
-        """Computes every tile, the tiles spread over the cores.
-
-        Raises:
-            If a task fails.
-        """
-        comptime num_kv_heads = Self.kv_params.num_heads
-        var tiles = List[Int](capacity=Int(self.batch.batch_size) + 1)
-        tiles.append(0)
-        for seq in range(Int(self.batch.batch_size)):
-            var rows = self.batch.start(seq + 1) - self.batch.start(seq)
-            tiles.append(tiles[seq] + ceildiv(rows, Self.tile_tokens))
-        var num_tiles = tiles[Int(self.batch.batch_size)]
-        if num_tiles == 0:
-            return
-
-        def unit(index: Int) raises {imm}:
-            var tile, head = divmod(index, num_kv_heads)
-            var seq = 0
-            while tiles[seq + 1] <= tile:
-                seq += 1
-            var first = self.batch.start(seq)
-            var begin = first + (tile - tiles[seq]) * Self.tile_tokens
-            var end = min(begin + Self.tile_tokens, self.batch.start(seq + 1))
-            var work = Tile(
-                self,
-                seq=seq,
-                head=head,
-                first_row=begin,
-                num_tokens=end - begin,
-                position=self.keys.cache_length(seq) + begin - first,
-            )
-            work.attend()
-
-        sync_parallelize(unit, num_tiles * num_kv_heads)
-
-
-struct Tile[
-    dtype: DType,
-    kv_params: KVCacheStaticParams,
-    page_size: Int,
-    num_q_heads: Int,
-    //,
-]:
-    """A tile of tokens of one sequence under one key-value head.
-
-    Row `r` of the tile is query head `r % group` of token `r // group`.
-
-    Parameters:
-        dtype: The element type.
-        kv_params: The heads and the head size.
-        page_size: The tokens per page.
-        num_q_heads: The query heads.
-    """
-
-    comptime Call = AttentionCPU[
-        Self.dtype, Self.kv_params, Self.page_size, Self.num_q_heads
-    ]
-    """The attention that the tile is a part of."""
-
-    comptime rows = Self.Call.tile_rows
-    """The most rows in a tile."""
-
-    comptime span = Self.Call.span
-    """The keys scored at once."""
-
-    comptime head_dim = Self.Call.head_dim
-    """The elements per head."""
-
-    comptime width = Self.Call.width
-    """The elements per vector."""
-
-    comptime stride = Self.Call.CacheType.page_layout.token_stride
-    """The elements between two keys of a page."""
-
-    var call: Self.Call
-    """The tensors."""
-
-    var seq: Int
-    """The sequence."""
-
-    var head: Int
-    """The key-value head."""
-
-    var first_row: Int
-    """The tile's first row of the batch."""
-
-    var num_tokens: Int
-    """The tokens in the tile."""
-
-    var position: Int
-    """The first token's position in its sequence."""
-
-    var queries: List[Float32]
-    """The queries times the scale, `[rows, head_dim]`."""
-
-    var scores: List[Float32]
-    """One span's scores, then weights, `[rows, span]`."""
-
-    var sums: List[Float32]
-    """The weighted sums of values so far, `[rows, head_dim]`."""
-
-    var largest: List[Float32]
-    """The largest score so far, `[rows]`."""
-
-    var weight: List[Float32]
-    """The sum of weights so far, `[rows]`."""
-
-    def __init__(
-        out self,
-        call: Self.Call,
-        *,
-        seq: Int,
-        head: Int,
-        first_row: Int,
-        num_tokens: Int,
-        position: Int,
-    ):
-        """Loads the tile's queries.
-
-        Args:
-            call: The tensors.
-            seq: The sequence.
-            head: The key-value head.
-            first_row: The tile's first row of the batch.
-            num_tokens: The tokens in the tile.
-            position: The first token's position in its sequence.
-        """
-        self.call = call
-        self.seq = seq
-        self.head = head
-        self.first_row = first_row
-        self.num_tokens = num_tokens
-        self.position = position
-        var rows = num_tokens * Self.Call.group
-        self.queries = List[Float32](unsafe_uninit_length=rows * Self.head_dim)
-        self.scores = List[Float32](unsafe_uninit_length=rows * Self.span)
-        self.sums = List[Float32](length=rows * Self.head_dim, fill=0)
-        self.largest = List[Float32](length=rows, fill=neg_inf[DType.float32]())
-        self.weight = List[Float32](length=rows, fill=0)
-        for row in range(rows):
-            var source = call.queries.unsafe_offset(self._element(row))
-            comptime for i in range(0, Self.head_dim, Self.width):
-                self.queries.unsafe_ptr().unsafe_store(
-                    row * Self.head_dim + i,
-                    source.unsafe_load[width=Self.width](i).cast[
-                        DType.float32
-                    ]()
-                    * call.scale,
-                )
-
-    @always_inline
-    def _element(self, row: Int) -> Int:
-        """Returns where a row's query, and its result, starts."""
-        var token, member = divmod(row, Self.Call.group)
-        var head = self.head * Self.Call.group + member
-        return (
-            (self.first_row + token) * Self.num_q_heads + head
-        ) * Self.head_dim
-
-    def attend(mut self):
-        """Goes through the context span by span and writes the result."""
-        var context = self.position + self.num_tokens
-        for start in range(0, context, Self.span):
-            var keys = self.call.keys.block_paged_ptr[Self.span](
-                self.seq, start, self.head
-            )
-            var values = self.call.values.block_paged_ptr[Self.span](
-                self.seq, start, self.head
-            )
-            var count = min(Self.span, context - start)
-            self._score(keys, start, count)
-            for row in range(self.num_tokens * Self.Call.group):
-                var seen = self._seen(row, start, count)
-                if seen > 0:
-                    self._soften(row, seen)
-                    self._add_values(values, row, seen)
-        self._write()
-
-    @always_inline
-    def _seen(self, row: Int, start: Int, count: Int) -> Int:
-        """Returns how many of a span's keys a row may attend to."""
-        var position = self.position + row // Self.Call.group
-        return min(count, position + 1 - start)
-
-    def _score(
-        mut self,
-        keys: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
-        start: Int,
-        count: Int,
-    ):
-        """Multiplies the span's keys with all rows that see any of them."""
-        var rows = self.num_tokens * Self.Call.group
-        var first = max(0, start - self.position) * Self.Call.group
-        var row = first
-        while row + BLOCK <= rows:
-            self._score_rows[BLOCK](keys, row, count)
-            row += BLOCK
-        while row < rows:
-            self._score_rows[1](keys, row, count)
-            row += 1
-
-    @always_inline
-    def _score_rows[
-        num_rows: Int
-    ](
-        mut self,
-        keys: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
-        row: Int,
-        count: Int,
-    ):
-        """Multiplies the span's keys with a few rows."""
-        var key = 0
-        while key + BLOCK <= count:
-            self._score_block[num_rows, BLOCK](keys, row, key)
-            key += BLOCK
-        while key < count:
-            self._score_block[num_rows, 1](keys, row, key)
-            key += 1
-
-    @always_inline
-    def _score_block[
-        num_rows: Int, num_keys: Int
-    ](
-        mut self,
-        keys: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
-        row: Int,
-        key: Int,
-    ):
-        """Multiplies a few keys with a few rows, all held in registers."""
-        var products = Array[Self.Call.Vector, num_rows * num_keys](fill=0)
-        var queries = self.queries.unsafe_ptr().unsafe_offset(
-            row * Self.head_dim
-        )
-        var first = keys.unsafe_offset(key * Self.stride)
-        comptime for i in range(0, Self.head_dim, Self.width):
-            comptime for k in range(num_keys):
-                var piece = first.unsafe_load[width=Self.width](
-                    k * Self.stride + i
-                ).cast[DType.float32]()
-                comptime for r in range(num_rows):
-                    products[r * num_keys + k] = piece.fma(
-                        queries.unsafe_load[width=Self.width](
-                            r * Self.head_dim + i
-                        ),
-                        products[r * num_keys + k],
-                    )
-        var scores = self.scores.unsafe_ptr()
-        comptime for r in range(num_rows):
-            comptime for k in range(num_keys):
-                scores[
-                    unsafe_offset=(row + r) * Self.span + key + k
-                ] = products[r * num_keys + k].reduce_add()
-
-    @always_inline
-    def _soften(mut self, row: Int, seen: Int):
-        """Turns a row's scores into weights, rescaling what came before."""
-        comptime width = cpu_width[DType.float32](Self.span)
-        comptime Weights = SIMD[DType.float32, width]
-        var scores = self.scores.unsafe_ptr().unsafe_offset(row * Self.span)
-        for key in range(seen, align_up_to(seen, width)):
-            scores[unsafe_offset=key] = neg_inf[DType.float32]()
-        var top = Weights(self.largest[row])
-        for key in range(0, seen, width):
-            top = max(top, scores.unsafe_load[width=width](key))
-        var largest = top.reduce_max()
-        var fade = exp(self.largest[row] - largest)
-        var total = Weights(0)
-        for key in range(0, seen, width):
-            var weight = exp(scores.unsafe_load[width=width](key) - largest)
-            scores.unsafe_store(key, weight)
-            total += weight
-        self.weight[row] = self.weight[row] * fade + total.reduce_add()
-        self.largest[row] = largest
-        if fade != 1:
-            var sums = self.sums.unsafe_ptr().unsafe_offset(row * Self.head_dim)
-            comptime for i in range(0, Self.head_dim, Self.width):
-                sums.unsafe_store(
-                    i, sums.unsafe_load[width=Self.width](i) * fade
-                )
-
-    @always_inline
-    def _add_values(
-        mut self,
-        values: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
-        row: Int,
-        seen: Int,
-    ):
-        """Adds the values that a row sees, times their weights."""
-        comptime num_pieces = Self.head_dim // Self.width
-        var weights = self.scores.unsafe_ptr().unsafe_offset(row * Self.span)
-        var sums = self.sums.unsafe_ptr().unsafe_offset(row * Self.head_dim)
-        var pieces = Array[Self.Call.Vector, num_pieces](fill=0)
-        for key in range(seen):
-            var weight = Self.Call.Vector(weights[unsafe_offset=key])
-            var value = values.unsafe_offset(key * Self.stride)
-            comptime for i in range(num_pieces):
-                pieces[i] = (
-                    value.unsafe_load[width=Self.width](i * Self.width)
-                    .cast[DType.float32]()
-                    .fma(weight, pieces[i])
-                )
-        comptime for i in range(num_pieces):
-            sums.unsafe_store(
-                i * Self.width,
-                sums.unsafe_load[width=Self.width](i * Self.width) + pieces[i],
-            )
-
-    def _write(self):
-        """Divides every row by the sum of its weights and stores it."""
-        for row in range(self.num_tokens * Self.Call.group):
-            var target = self.call.output.unsafe_offset(self._element(row))
-            var sums = self.sums.unsafe_ptr().unsafe_offset(row * Self.head_dim)
-            comptime for i in range(0, Self.head_dim, Self.width):
-                var result = (
-                    sums.unsafe_load[width=Self.width](i) / self.weight[row]
-                )
-                target.unsafe_store(i, result.cast[Self.dtype]())
-
-
-@always_inline
-def align_up_to(length: Int, width: Int) -> Int:
-    """Returns the next multiple of a width.
 
     Args:
-        length: The number to round.
-        width: The multiple.
+        inputs: The tensors.
 
-    Returns:
-        The smallest multiple of `width` that is at least `length`.
+    Raises:
+        If a task fails.
     """
-    return ceildiv(length, width) * width
+    comptime num_kv_heads = kv_params.num_heads
+    comptime tile_tokens = Tile[
+        dtype=dtype,
+        kv_params=kv_params,
+        page_size=page_size,
+        num_q_heads=num_q_heads,
+    ].tokens
+    var batch = inputs.batch
+    var tiles = List[Int](capacity=Int(batch.batch_size) + 1)
+    tiles.append(0)
+    for seq in range(Int(batch.batch_size)):
+        var rows = batch.start(seq + 1) - batch.start(seq)
+        tiles.append(tiles[seq] + ceildiv(rows, tile_tokens))
+    var num_tiles = tiles[Int(batch.batch_size)]
+    if num_tiles == 0:
+        return
+
+    def unit(index: Int) raises {imm}:
+        var tile, head = divmod(index, num_kv_heads)
+        var seq = 0
+        while tiles[seq + 1] <= tile:
+            seq += 1
+        var first = batch.start(seq)
+        var begin = first + (tile - tiles[seq]) * tile_tokens
+        var end = min(begin + tile_tokens, batch.start(seq + 1))
+        var work = Tile(
+            inputs,
+            seq=seq,
+            head=head,
+            first_row=begin,
+            num_tokens=end - begin,
+            position=inputs.keys.cache_length(seq) + begin - first,
+        )
+        work.attend()
+
+    sync_parallelize(unit, num_tiles * num_kv_heads)

@@ -13,14 +13,16 @@ from extensibility import (
 from kv_cache.types import KVCacheStaticParams
 from max.gpu.host import DeviceContext
 
-from .attention_cpu import AttentionCPU
+from .attention_cpu import attention_cpu
 from .attention_gpu import attention_gpu
-from .cache import PagedKVCacheCollection, lengths_tensor, lookup_table_tensor
+from .attention_inputs import AttentionInputs
+from .collection import PagedKVCacheCollection
 from .copy import copy_pages_cpu, copy_pages_gpu
 from .gather import gather_cpu, gather_gpu
 from .ragged import RaggedBatch
 from .rope_store import RopeStore
 from .store import store_cpu, store_gpu
+from .tensors import lengths_tensor, lookup_table_tensor
 
 
 @always_inline
@@ -315,14 +317,16 @@ struct Attention:
         var keys = cache.get_key_cache(Int(layer))
         var values = cache.get_value_cache(Int(layer))
         comptime if target == "cpu":
-            AttentionCPU[dtype, params, page_size, num_q_heads](
-                _result(output),
-                _read(queries),
-                keys,
-                values,
-                _batch(input_row_offsets),
-                scale,
-            ).run()
+            attention_cpu(
+                AttentionInputs[dtype, params, page_size, num_q_heads](
+                    _result(output),
+                    _read(queries),
+                    keys,
+                    values,
+                    _batch(input_row_offsets),
+                    scale,
+                )
+            )
         else:
             attention_gpu[num_q_heads](
                 _result(output),

@@ -2,7 +2,7 @@ from kv_cache.types import KVCacheStaticParams
 from std.testing import TestSuite, assert_equal, assert_false, assert_true
 
 from kvcache import PagedKVCacheCollection
-from kvcache.cache import lengths_tensor, lookup_table_tensor
+from kvcache.tensors import lengths_tensor, lookup_table_tensor
 
 comptime NUM_PAGES = 4
 comptime NUM_LAYERS = 3

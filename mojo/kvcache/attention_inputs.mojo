@@ -1,0 +1,77 @@
+"""The tensors of one call of causal paged attention."""
+
+from kv_cache.types import KVCacheStaticParams
+
+from .cache import PagedKVCache
+from .ragged import RaggedBatch
+
+
+struct AttentionInputs[
+    dtype: DType,
+    kv_params: KVCacheStaticParams,
+    page_size: Int,
+    num_q_heads: Int,
+](TrivialRegisterPassable):
+    """What one layer's attention over a ragged batch reads and writes.
+
+    Parameters:
+        dtype: The element type; sums are float32.
+        kv_params: The heads and the head size.
+        page_size: The tokens per page.
+        num_q_heads: The query heads, a multiple of the key-value heads.
+    """
+
+    comptime CacheType = PagedKVCache[
+        Self.dtype, Self.kv_params, Self.page_size
+    ]
+    """The view of one layer's keys or values."""
+
+    comptime head_dim = Self.kv_params.head_size
+    """The elements per head."""
+
+    comptime group = Self.num_q_heads // Self.kv_params.num_heads
+    """The query heads that share a key-value head."""
+
+    var output: Pointer[Scalar[Self.dtype], MutUntrackedOrigin]
+    """Receives the result, `[total_tokens, num_q_heads, head_dim]`."""
+
+    var queries: Pointer[Scalar[Self.dtype], ImmUntrackedOrigin]
+    """The queries, of the same shape."""
+
+    var keys: Self.CacheType
+    """The layer's keys, those of the new tokens included."""
+
+    var values: Self.CacheType
+    """The layer's values, those of the new tokens included."""
+
+    var batch: RaggedBatch
+    """The rows of each sequence."""
+
+    var scale: Float32
+    """What scores are multiplied by."""
+
+    def __init__(
+        out self,
+        output: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
+        queries: Pointer[Scalar[Self.dtype], ImmUntrackedOrigin],
+        keys: Self.CacheType,
+        values: Self.CacheType,
+        batch: RaggedBatch,
+        scale: Float32,
+    ):
+        """Collects the tensors of one call.
+
+        Args:
+            output: Receives the result.
+            queries: The queries of every row.
+            keys: The layer's keys.
+            values: The layer's values.
+            batch: The rows of each sequence.
+            scale: What scores are multiplied by.
+        """
+        self.output = output
+        self.queries = queries
+        self.keys = keys
+        self.values = values
+        self.batch = batch
+        self.scale = scale

@@ -1,0 +1,155 @@
+"""The whole page pool with the tables of one step.
+
+The names and the behaviour are those of MAX's `PagedKVCacheCollection`. It
+owns no memory.
+"""
+
+from kv_cache.types import KVCacheStaticParams
+from layout import Coord
+
+from .cache import PagedKVCache
+from .tensors import LengthsTensor, LookupTable
+
+
+struct PagedKVCacheCollection[
+    dtype_: DType, kv_params_: KVCacheStaticParams, page_size: Int
+](TrivialRegisterPassable):
+    """The whole page pool with the tables of one step.
+
+    Parameters:
+        dtype_: The element type of the pool.
+        kv_params_: The heads and the head size.
+        page_size: The tokens per page.
+    """
+
+    comptime CacheType = PagedKVCache[
+        Self.dtype_, Self.kv_params_, Self.page_size
+    ]
+    """The view of one layer's keys or values."""
+
+    comptime name_str = "paged"
+    """The name of this kind of cache."""
+
+    comptime kv_dim = 1 if Self.kv_params_.is_mla else 2
+    """2 for keys and values, 1 for MLA."""
+
+    var kv_blocks: Pointer[Scalar[Self.dtype_], MutUntrackedOrigin]
+    """The pool, row-major `[num_pages + 1, kv_dim, num_layers, page_size,
+    num_heads, head_size]`, its last page the null page."""
+
+    var num_pages: Int
+    """The pages in the pool, the null page included."""
+
+    var num_layers: Int
+    """The layers in the pool."""
+
+    var cache_lengths: LengthsTensor
+    """Tokens cached per sequence before this step: uint32 `[batch_size]`."""
+
+    var lookup_table: LookupTable
+    """The pages of each sequence: uint32 `[batch_size, max_pages]`."""
+
+    var max_seq_length: UInt32
+    """The most new tokens of any sequence in this step."""
+
+    var max_cache_length: UInt32
+    """The most tokens, cached and new, of any sequence in this step."""
+
+    def __init__(
+        out self,
+        kv_blocks: Pointer[Scalar[Self.dtype_], MutUntrackedOrigin],
+        *,
+        num_pages: Int,
+        num_layers: Int,
+        cache_lengths: LengthsTensor,
+        lookup_table: LookupTable,
+        max_seq_length: UInt32,
+        max_cache_length: UInt32,
+    ):
+        """Wraps the pool and the tables of one step.
+
+        Args:
+            kv_blocks: The pool's first element.
+            num_pages: The pages in the pool, the null page included.
+            num_layers: The layers in the pool.
+            cache_lengths: Tokens cached before this step, `[batch_size]`.
+            lookup_table: The pages of each sequence, `[batch_size, max_pages]`.
+            max_seq_length: The most new tokens of any sequence.
+            max_cache_length: The most tokens, cached and new, of any sequence.
+        """
+        self.kv_blocks = kv_blocks
+        self.num_pages = num_pages
+        self.num_layers = num_layers
+        self.cache_lengths = cache_lengths
+        self.lookup_table = lookup_table
+        self.max_seq_length = max_seq_length
+        self.max_cache_length = max_cache_length
+
+    def get_key_cache(self, layer_idx: Int) -> Self.CacheType:
+        """Returns the view of one layer's keys.
+
+        Args:
+            layer_idx: The layer in `[0, num_layers)`.
+
+        Returns:
+            The view.
+        """
+        return self._view(kv=0, layer=layer_idx)
+
+    def get_value_cache(self, layer_idx: Int) -> Self.CacheType:
+        """Returns the view of one layer's values.
+
+        Args:
+            layer_idx: The layer in `[0, num_layers)`.
+
+        Returns:
+            The view.
+
+        Constraints:
+            An MLA cache has no values.
+        """
+        comptime assert (
+            not Self.kv_params_.is_mla
+        ), "Cannot call get_value_cache for MLA cache"
+        return self._view(kv=1, layer=layer_idx)
+
+    def cache_length(self, bs_idx: Int) -> Int:
+        """Returns how many tokens of a sequence were cached before this step.
+
+        Args:
+            bs_idx: The sequence in `[0, batch_size)`.
+
+        Returns:
+            The length in tokens.
+        """
+        assert (
+            0 <= bs_idx < Int(self.cache_lengths.dim[0]())
+        ), "batch_idx out of range"
+        return Int(self.cache_lengths.ptr[unsafe_offset=bs_idx])
+
+    def _view(self, *, kv: Int, layer: Int) -> Self.CacheType:
+        """Cuts one layer's keys or values out of the pool."""
+        comptime Blocks = Self.CacheType.blocks_layout
+        var shape = Coord[*Blocks.shape_types]()
+        var stride = Coord[*Blocks.stride_types]()
+        shape[0] = rebind[shape.element_types[0]](Int64(self.num_pages))
+        stride[0] = rebind[stride.element_types[0]](
+            Int64(
+                Self.CacheType.page_layout.page_stride(
+                    kv_dim=Self.kv_dim, num_layers=self.num_layers
+                )
+            )
+        )
+        var start = Self.CacheType.page_layout.plane_offset(
+            kv=kv, layer=layer, num_layers=self.num_layers
+        )
+        return Self.CacheType(
+            Self.CacheType.blocks_type(
+                ptr=self.kv_blocks.unsafe_offset(start),
+                layout=Blocks(shape, stride),
+            ),
+            self.cache_lengths,
+            self.lookup_table,
+            self.max_seq_length,
+            self.max_cache_length,
+        )
