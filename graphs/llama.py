@@ -15,6 +15,7 @@ from max.graph import (
     DeviceRef,
     Dim,
     Graph,
+    Module,
     TensorType,
     TensorValue,
     Weight,
@@ -97,6 +98,8 @@ def llama_graph(
     *,
     sampling: bool = False,
     return_logits: bool = False,
+    name: str = "llama",
+    module: Module | None = None,
 ) -> Graph:
     """Builds the graph of one step.
 
@@ -112,6 +115,8 @@ def llama_graph(
             dtype; everything else is computed in float32.
         sampling: Whether to sample; else the best token is taken.
         return_logits: Whether the logits are an output too.
+        name: The graph's name; each in a module has its own.
+        module: Collects graphs that are compiled together.
 
     Returns:
         The graph; its weights come from `llama_weights`.
@@ -130,12 +135,13 @@ def llama_graph(
         dtypes = (DType.float32, DType.int64, DType.float32, DType.uint64)
         types += [TensorType(t, ["batch_size"], device) for t in dtypes]
     with Graph(
-        "llama",
+        name,
         input_types=types,
         custom_extensions=[cache_ops.precompiled_package()],
+        module=module,
     ) as graph:
         tokens, offsets, *rest = graph.inputs
-        decoder = _Decoder(config, cache)
+        decoder = _Decoder(config, cache, name=name)
         logits = decoder.logits(
             tokens.tensor,
             offsets.tensor,
@@ -158,8 +164,13 @@ class _Decoder:
     """
 
     def __init__(
-        self, config: LlamaConfig, cache: cache_ops.CacheInputTypes
+        self,
+        config: LlamaConfig,
+        cache: cache_ops.CacheInputTypes,
+        *,
+        name: str,
     ) -> None:
+        self._name = name
         self._config = config
         self._cache_types = cache
         self._device = cache.device
@@ -218,7 +229,7 @@ class _Decoder:
         ]
         parent: Graph = Graph.current
         with parent.add_subgraph(
-            "layer",
+            f"{self._name}_layer",
             input_types=types,
             custom_extensions=[cache_ops.precompiled_package()],
         ) as block:

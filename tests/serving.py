@@ -54,10 +54,18 @@ class Served:
     Args:
         model: The weights.
         device: Where the pages are.
+        has_all_outputs: Whether there are a sampling graph and logits too.
     """
 
-    def __init__(self, model: LlamaModel, device: Device | None = None) -> None:
+    def __init__(
+        self,
+        model: LlamaModel,
+        device: Device | None = None,
+        *,
+        has_all_outputs: bool = False,
+    ) -> None:
         self.model = model
+        self.has_all_outputs = has_all_outputs
         self.device = device or CPU()
         self.session = InferenceSession(devices=[self.device])
         self.compiled: dict[int, CompiledLlama] = {}
@@ -84,7 +92,12 @@ class Served:
         )
         if setting.page_size not in self.compiled:
             self.compiled[setting.page_size] = CompiledLlama(
-                self.model, params, device=self.device, session=self.session
+                self.model,
+                params,
+                device=self.device,
+                session=self.session,
+                samples=self.has_all_outputs,
+                return_logits=self.has_all_outputs,
             )
         runner = LlamaRunner(self.compiled[setting.page_size], manager)
         limits = ScheduleLimits(
@@ -178,4 +191,4 @@ def small_served() -> Served:
     """Returns a small random model, compiled once a process."""
     from models import small_llama
 
-    return Served(small_llama())
+    return Served(small_llama(), has_all_outputs=True)

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from max.driver import CPU, Buffer
+from max.driver import Buffer
 from max.dtype import DType
-from max.engine import InferenceSession
 from max.graph import DeviceRef
 
-from kvcache.graphs.llama import llama_graph, llama_weights
+from kvcache.graphs.llama import llama_graph
 from kvcache.model import load_model
 from kvcache.ops import CacheInputTypes
 from kvcache.serve import GenerationRequest
 from llama_reference import LlamaReference, greedy
-from models import small_config, small_llama, write_stories260k
+from models import small_config, write_stories260k
 from serving import Recorded, Served, Setting, sampled, small_served
 
 VOCABULARY = 300
@@ -109,24 +108,13 @@ def test_greedy_rows_of_a_sampled_batch_stay_greedy(
 
 
 class Logits:
-    """The graph with its logits, on a pool of its own."""
+    """The logits of a compiled model, on a pool of its own."""
 
-    def __init__(self) -> None:
-        self.model = small_llama(seed=5)
+    def __init__(self, served: Served) -> None:
+        served.loop(Setting())  # compiles it
+        self.model = served.model
+        self.graph = served.compiled[16].greedy
         config = self.model.config
-        cache = CacheInputTypes(
-            dtype=DType.float32,
-            num_layers=config.num_layers,
-            page_size=16,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            device=DeviceRef.CPU(),
-        )
-        session = InferenceSession(devices=[CPU()])
-        self.graph = session.load(
-            llama_graph(config, cache, return_logits=True),
-            weights_registry=llama_weights(config, self.model.weights),
-        )
         self.shape = (2, config.num_layers, 16, config.num_kv_heads, 8)
 
     def feed(
@@ -156,8 +144,8 @@ class Logits:
 
 
 @pytest.fixture(scope="module")
-def logits() -> Logits:
-    return Logits()
+def logits(served: Served) -> Logits:
+    return Logits(served)
 
 
 @settings(

@@ -82,9 +82,9 @@ def llama_loop(
         available_cache_memory=memory,
         page_size=page_size,
     )
-    compiled = CompiledLlama(model, params, device=place, session=session)
-    if samples:
-        _ = compiled.sampler
+    compiled = CompiledLlama(
+        model, params, device=place, session=session, samples=samples
+    )
     return ServingLoop(manager, LlamaRunner(compiled, manager), limits=limits)
 
 

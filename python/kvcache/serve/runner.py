@@ -1,6 +1,5 @@
 """A Llama model that computes its steps through the pages."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,18 +9,22 @@ import numpy.typing as npt
 from max.driver import CPU, Accelerator, Buffer, Device, accelerator_count
 from max.dtype import DType
 from max.engine import InferenceSession, Model
-from max.graph import DeviceRef
+from max.graph import DeviceRef, Module
 
 from kvcache.errors import KVCacheError
 from kvcache.graphs.llama import llama_graph, llama_weights
 from kvcache.model import LlamaModel
-from kvcache.ops import CacheInputTypes
+from kvcache.ops import CacheInputTypes, precompiled_package
 from kvcache.serve.request import GenerationRequest
 from kvcache.serve.sampling import token_seed
 from kvcache.spec import KVCacheParams
 
 if TYPE_CHECKING:
     from kvcache.manager import PagedKVCacheManager, RaggedKVCacheInputs
+
+
+GREEDY, SAMPLER = "llama_greedy", "llama_sampler"
+"""The names of a model's graphs."""
 
 
 class DeviceError(KVCacheError, ValueError):
@@ -64,14 +67,16 @@ class StepInputs:
 class CompiledLlama:
     """A model's graphs and its weights on one device.
 
-    The greedy graph is compiled at once; the one that samples when the first
-    request asks for it.
+    The greedy graph is compiled at once. The one that samples is compiled with
+    it, which costs little, or else when the first request asks for it.
 
     Args:
         model: The weights and their sizes.
         params: The shape of the cache, its page size included.
         device: Where the pages and the weights are.
         session: Compiles the graphs.
+        samples: Whether the graph that samples is wanted at once.
+        return_logits: Whether the graphs give their logits too.
     """
 
     def __init__(
@@ -81,13 +86,16 @@ class CompiledLlama:
         *,
         device: Device,
         session: InferenceSession,
+        samples: bool = False,
+        return_logits: bool = False,
     ) -> None:
-        """Compiles the greedy graph."""
+        """Compiles what is wanted at once."""
         assert params.page_size is not None, "the paged strategy has one"
         self.device = device
         self._config = model.config
         self._weights = llama_weights(model.config, model.weights)
         self._session = session
+        self._return_logits = return_logits
         self._cache = CacheInputTypes(
             dtype=DType[params.dtype],
             num_layers=model.config.num_layers,
@@ -96,17 +104,37 @@ class CompiledLlama:
             head_dim=params.head_dim,
             device=DeviceRef.from_device(device),
         )
-        self.greedy = self._load(sampling=False)
+        self._models = self._load(GREEDY, *([SAMPLER] if samples else []))
 
-    @functools.cached_property
+    @property
+    def greedy(self) -> Model:
+        """The graph that takes the best token."""
+        return self._models[GREEDY]
+
+    @property
     def sampler(self) -> Model:
-        """The graph that samples; compiled when it is first asked for."""
-        return self._load(sampling=True)
+        """The graph that samples."""
+        if SAMPLER not in self._models:
+            self._models |= self._load(SAMPLER)
+        return self._models[SAMPLER]
 
-    def _load(self, *, sampling: bool) -> Model:
-        """Builds and compiles one graph."""
-        graph = llama_graph(self._config, self._cache, sampling=sampling)
-        return self._session.load(graph, weights_registry=self._weights)
+    def _load(self, *names: str) -> dict[str, Model]:
+        """Builds graphs, compiles them together and gives them weights."""
+        module = Module()
+        for name in names:
+            llama_graph(
+                self._config,
+                self._cache,
+                sampling=name == SAMPLER,
+                return_logits=self._return_logits,
+                name=name,
+                module=module,
+            )
+        return self._session.load_all(
+            module,
+            custom_extensions=[precompiled_package()],
+            weights_registry=self._weights,
+        )
 
 
 class LlamaRunner:
