@@ -58,6 +58,8 @@ class MojoItem(pytest.Item):
         options = ["--Werror", "-D", "ASSERT=all", "-I", str(ROOT / "mojo")]
         run = subprocess.run(
             [mojo, "run", *options, str(self.path)],
+            # Not what native code in this process told Python by `setenv`.
+            env={k: v for k, v in os.environ.items() if k[:6] != "PYTHON"},
             capture_output=True,
             text=True,
             check=False,
