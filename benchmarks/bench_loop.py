@@ -292,7 +292,9 @@ def _measure(
     return {who: values[1:] for who, values in rates.items()}
 
 
-def bench(repeats: int, *, with_compiled: bool) -> Iterator[Row]:
+def bench(
+    repeats: int, *, with_compiled: bool, only: str = ""
+) -> Iterator[Row]:
     """Measures every case; yields the rows."""
     model = load_model(download_smollm2())
     ours = Ours(model)
@@ -326,6 +328,8 @@ def bench(repeats: int, *, with_compiled: bool) -> Iterator[Row]:
     gbps = round(num_bytes / read / 1e9, 2)
     yield {"case": "read of the weights", "gbps": gbps, **where}
     for case, runs in cases.items():
+        if not case.startswith(only):
+            continue
         for who, rates in _measure(runs, repeats).items():
             rate = statistics.median(rates)
             row: Row = {
@@ -349,8 +353,10 @@ def main() -> None:
     parser.add_argument(
         "--compiled", action="store_true", help="torch.compile too: minutes"
     )
+    parser.add_argument("--only", default="", help="cases that begin so")
     args = parser.parse_args()
-    write(bench(args.repeats, with_compiled=args.compiled), args.json)
+    rows = bench(args.repeats, with_compiled=args.compiled, only=args.only)
+    write(rows, args.json)
 
 
 if __name__ == "__main__":
