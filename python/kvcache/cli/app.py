@@ -94,7 +94,7 @@ def _show_version(*, value: bool) -> None:
 def _root(
     context: typer.Context,
     *,
-    version: Annotated[  # noqa: ARG001
+    version: Annotated[  # noqa: ARG001  (its callback prints it)
         bool,
         typer.Option(
             "--version",
