@@ -83,5 +83,9 @@ class RequestStateError(KVCacheError, ValueError):
     """A request whose tokens do not fit what the cache holds of it."""
 
 
+class RetentionError(KVCacheError, ValueError):
+    """A retention that is out of range or contradicts itself."""
+
+
 class PageStateError(KVCacheError, ValueError):
     """A page that is out of range, not held, or held where it may not be."""

@@ -16,6 +16,7 @@ from kvcache import errors
         (errors.NotOfferedError, ValueError),
         (errors.ClaimError, ValueError),
         (errors.RequestStateError, ValueError),
+        (errors.RetentionError, ValueError),
         (errors.PageStateError, ValueError),
         (errors.UnknownRequestError, KeyError),
         (errors.UnknownReplicaError, IndexError),
