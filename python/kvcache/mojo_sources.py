@@ -1,13 +1,14 @@
-"""Where the Mojo package of the device side is.
+"""The Mojo sources, and what is compiled of them on a user's machine.
 
 The wheel carries the sources, since a precompiled package fits one compiler
-only. A checkout has a link in the same place.
+only. A checkout has links in the same place.
 """
 
 import functools
 import hashlib
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,11 +20,13 @@ class MojoCompileError(KVCacheError, RuntimeError):
     """The Mojo sources do not compile."""
 
 
-def mojo_package() -> Path:
-    """Returns the folder of the Mojo sources.
+def mojo_package(name: str = "kvcache") -> Path:
+    """Returns a folder of Mojo sources.
 
-    Its name is `kvcache`, as that is how Mojo names a package; `mojo run -I`
-    takes the folder above it.
+    Mojo names a package as its folder; `mojo run -I` takes the one above.
+
+    Args:
+        name: `kvcache`, the device side, or `kvcore`, the host's bookkeeping.
 
     Returns:
         The folder's absolute path, links resolved.
@@ -31,7 +34,7 @@ def mojo_package() -> Path:
     Raises:
         FileNotFoundError: If the folder or its `__init__.mojo` is absent.
     """
-    package = Path(__file__).parent / "_mojo" / "kvcache"
+    package = Path(__file__).parent / "_mojo" / name
     if not (package / "__init__.mojo").is_file():
         message = f"wanted the Mojo sources in {package}, found none"
         raise FileNotFoundError(message)
@@ -53,11 +56,59 @@ def precompiled_package() -> Path:
         MojoCompileError: If they do not compile.
     """
     package = mojo_package()
+    return _compiled(package, "kvcache.mojoc", ["precompile", str(package)])
+
+
+def core_extension() -> Path:
+    """Returns the host's bookkeeping as a Python extension module.
+
+    A wheel brings it built for its sources. Elsewhere it is built once for
+    each state of the sources and kept in `cache_folder`, which takes a C
+    compiler to link.
+
+    Returns:
+        The shared library.
+
+    Raises:
+        FileNotFoundError: If the sources are absent.
+        MojoCompileError: If they do not compile, or there is no C compiler.
+    """
+    built = Path(__file__).parent / "_mojo" / CORE_EXTENSION
+    if built.is_file():
+        return built
+    package = mojo_package("kvcore")
+    return _compiled(package, CORE_EXTENSION, build_arguments(package))
+
+
+CORE_EXTENSION = "_kvcore.so"
+"""The file name of the bookkeeping's extension module."""
+
+
+def build_arguments(package: Path) -> list[str]:
+    """Returns what builds the bookkeeping, but for the output's name.
+
+    The library finds Mojo's runtime beside it in site-packages, wherever these
+    are.
+
+    Args:
+        package: Its sources.
+    """
+    return [
+        "build",
+        "--emit=shared-lib",
+        "-I",
+        str(package.parent),
+        str(package / "extension.mojo"),
+    ]
+
+
+def _compiled(package: Path, name: str, arguments: Sequence[str]) -> Path:
+    """Returns what the compiler makes of a package, made once."""
     folder = cache_folder() / "mojo" / _digest(package)
-    target = folder / "kvcache.mojoc"
+    target = folder / name
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        _precompile(package, target)
+        _compile(package, target, arguments)
     return target
 
 
@@ -73,7 +124,7 @@ def _digest(package: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _precompile(package: Path, target: Path) -> None:
+def _compile(package: Path, target: Path, arguments: Sequence[str]) -> None:
     """Compiles beside the target, then renames: no one sees half a file."""
     from mojo.run import subprocess_run_mojo
 
@@ -81,7 +132,7 @@ def _precompile(package: Path, target: Path) -> None:
         # The compiler takes the package's name from the file's.
         staged = Path(temporary) / target.name
         run: subprocess.CompletedProcess[str] = subprocess_run_mojo(
-            ["precompile", str(package), "-o", str(staged)],
+            [*arguments, "-o", str(staged)],
             capture_output=True,
             text=True,
             check=False,

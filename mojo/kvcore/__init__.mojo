@@ -1,0 +1,1 @@
+"""The bookkeeping of pages, as a Python extension module."""

@@ -1,0 +1,346 @@
+"""The prefix tree: which page holds which tokens behind which others.
+
+A page is known by its token ids and by the page, or the namespace, that it
+follows; what follows a page is removed before the page is. Digests only find
+candidates.
+"""
+
+from std.memory import unsafe_memcpy
+
+from .digest import Digest, page_digest
+from .memory import Ptr, Stack, release_memory, zeroed
+from .page import NO_LINK, ROOT, Page, link_to, linked
+from .tokens import Tokens
+
+comptime NO_PAGE = -1
+"""What a search returns that found nothing."""
+
+
+struct Namespace(TrivialRegisterPassable):
+    """Where sequences begin that may share pages."""
+
+    var child: UInt32
+    """Link to the newest of its first pages."""
+    var digest: Digest
+    """Stands for the salt and the model."""
+
+    def __init__(out self, digest: Digest):
+        """Starts without pages.
+
+        Args:
+            digest: Stands for the salt and the model.
+        """
+        self.child = NO_LINK
+        self.digest = digest
+
+
+struct PrefixIndex(Movable):
+    """Finds the page that continues a sequence.
+
+    Time per page is constant, unless digests collide.
+    """
+
+    var pages: Ptr[Page]
+    """All pages of the core."""
+    var kept: Ptr[Int32]
+    """Token ids of each page, `[num_pages, page_size]`."""
+    var page_size: Int
+    """Tokens per page."""
+    var namespaces: Stack[Namespace]
+    """Where sequences begin."""
+    var num_indexed: Int
+    """How many pages are findable."""
+    var _buckets: Ptr[UInt32]
+    var _shift: UInt64
+    var _key: Ptr[UInt64]
+    var _mask: UInt64
+    var _scratch: Ptr[Int32]
+
+    def __init__(
+        out self,
+        pages: Ptr[Page],
+        *,
+        num_pages: Int,
+        page_size: Int,
+        key: Ptr[UInt64],
+        digest_bits: Int,
+    ):
+        """Starts with nothing indexed.
+
+        Args:
+            pages: All pages of the core.
+            num_pages: How many there are.
+            page_size: Tokens per page.
+            key: The digest's key; must outlive the index.
+            digest_bits: 128; 0 lets all digests collide, for tests.
+        """
+        self.pages = pages
+        self.kept = zeroed[Int32](num_pages * page_size + 4)
+        self.page_size = page_size
+        self.namespaces = Stack[Namespace]()
+        self.num_indexed = 0
+        var bits = 4
+        while (1 << bits) < num_pages:
+            bits += 1
+        self._buckets = zeroed[UInt32](1 << bits)
+        self._shift = UInt64(64 - bits)
+        self._key = key
+        self._mask = 0 if digest_bits == 0 else ~UInt64(0)
+        self._scratch = zeroed[Int32](page_size + 4)
+
+    def __deinit__(deinit self):
+        """Gives the tables back."""
+        release_memory(self.kept)
+        release_memory(self._buckets)
+        release_memory(self._scratch)
+
+    def tokens_of(self, page: Int) -> Ptr[Int32]:
+        """Returns a page's token ids.
+
+        Args:
+            page: The page.
+
+        Returns:
+            Its ids, `[page_size]`.
+        """
+        return self.kept.unsafe_offset(page * self.page_size)
+
+    def digest_of(self, parent: UInt32) -> Digest:
+        """Returns the digest of what a page follows.
+
+        Args:
+            parent: A page's link, or `ROOT` with a namespace.
+
+        Returns:
+            Its digest.
+        """
+        if (parent & ROOT) != 0:
+            return self.namespaces[Int(parent ^ ROOT)].digest
+        return self.pages[unsafe_offset = linked(parent)].digest
+
+    def first_child(self, parent: UInt32) -> UInt32:
+        """Returns the newest page behind another.
+
+        Args:
+            parent: A page's link, or `ROOT` with a namespace.
+
+        Returns:
+            A link.
+        """
+        if (parent & ROOT) != 0:
+            return self.namespaces[Int(parent ^ ROOT)].child
+        return self.pages[unsafe_offset = linked(parent)].child
+
+    def digest(self, parent: Digest, kept: Ptr[Int32]) -> Digest:
+        """Returns the digest of a page's tokens.
+
+        Args:
+            parent: The digest of what the page follows.
+            kept: Its token ids, `[page_size]`.
+
+        Returns:
+            The digest.
+        """
+        var made = page_digest(parent, kept, self.page_size, self._key)
+        return Digest(made.low & self._mask, made.high & self._mask)
+
+    def digest_of_tokens(
+        self, parent: Digest, tokens: Tokens, first: Int
+    ) -> Digest:
+        """Returns the digest of a page's worth of a caller's tokens.
+
+        Args:
+            parent: The digest of what they follow.
+            tokens: The tokens; those looked at fit 32 bits.
+            first: The first one's place.
+
+        Returns:
+            The digest.
+        """
+        tokens.copy_to(self._scratch, first, self.page_size)
+        return self.digest(parent, self._scratch)
+
+    def find(self, parent: UInt32, tokens: Tokens, first: Int) -> Int:
+        """Returns the page that holds a caller's tokens behind a parent.
+
+        The newest page behind the parent is compared first: along a prefix
+        that is there no digest is computed.
+
+        Args:
+            parent: A page's link, or `ROOT` with a namespace.
+            tokens: The tokens.
+            first: The place of the first one.
+
+        Returns:
+            The page, or `NO_PAGE`.
+        """
+        var newest = linked(self.first_child(parent))
+        if newest < 0:
+            return NO_PAGE
+        if tokens.equal(first, self.tokens_of(newest), self.page_size):
+            return newest
+        if self.pages[unsafe_offset=newest].elder == NO_LINK:
+            return NO_PAGE
+        if not tokens.fit(first, first + self.page_size):
+            return NO_PAGE
+        var digest = self.digest_of_tokens(
+            self.digest_of(parent), tokens, first
+        )
+        return self._candidate(parent, digest, self._scratch)
+
+    def find_kept(
+        self, parent: UInt32, digest: Digest, kept: Ptr[Int32]
+    ) -> Int:
+        """Returns the page that holds the same as given memory.
+
+        Args:
+            parent: A page's link, or `ROOT` with a namespace.
+            digest: The digest of the tokens behind the parent.
+            kept: Token ids, `[page_size]`.
+
+        Returns:
+            The page, or `NO_PAGE`.
+        """
+        if self.first_child(parent) == NO_LINK:
+            return NO_PAGE
+        return self._candidate(parent, digest, kept)
+
+    def insert(
+        mut self, page: Int, parent: UInt32, digest: Digest, priority: Int
+    ):
+        """Indexes a page.
+
+        Args:
+            page: The page; not indexed, its token ids in place.
+            parent: What it follows.
+            digest: The digest of its tokens behind the parent.
+            priority: Its priority.
+        """
+        ref entry = self.pages[unsafe_offset=page]
+        entry.set_indexed(priority)
+        entry.digest = digest
+        entry.child = NO_LINK
+        self._adopt(page, parent)
+        self._enter(page)
+        self.num_indexed += 1
+
+    def remove(mut self, page: Int):
+        """Forgets what a page holds; what follows it is left alone.
+
+        Args:
+            page: An indexed page.
+        """
+        self._leave_bucket(page)
+        self._disown(page)
+        var child = self.pages[unsafe_offset=page].child
+        while child != NO_LINK:
+            ref below = self.pages[unsafe_offset = linked(child)]
+            below.parent = NO_LINK
+            child = below.elder
+        ref entry = self.pages[unsafe_offset=page]
+        entry.parent = NO_LINK
+        entry.child = NO_LINK
+        entry.clear_indexed()
+        self.num_indexed -= 1
+
+    def move(mut self, source: Int, target: Int):
+        """Lets another page stand for what a page holds.
+
+        Args:
+            source: An indexed page; not indexed afterwards.
+            target: A page that is not indexed; it keeps its references.
+        """
+        var old = self.pages[unsafe_offset=source]
+        self._leave_bucket(source)
+        self._disown(source)
+        self.pages[unsafe_offset=source].child = NO_LINK
+        self.pages[unsafe_offset=source].parent = NO_LINK
+        self.pages[unsafe_offset=source].clear_indexed()
+        ref entry = self.pages[unsafe_offset=target]
+        entry.set_indexed(old.priority())
+        entry.digest = old.digest
+        entry.child = old.child
+        unsafe_memcpy(
+            dest=self.tokens_of(target),
+            src=self.tokens_of(source),
+            count=self.page_size,
+        )
+        self._adopt(target, old.parent)
+        self._enter(target)
+        var child = old.child
+        while child != NO_LINK:
+            ref below = self.pages[unsafe_offset = linked(child)]
+            below.parent = link_to(target)
+            child = below.elder
+
+    def _candidate(
+        self, parent: UInt32, digest: Digest, kept: Ptr[Int32]
+    ) -> Int:
+        var link = self._buckets[unsafe_offset = self._bucket_of(digest)]
+        while link != NO_LINK:
+            ref entry = self.pages[unsafe_offset = linked(link)]
+            if entry.digest == digest and entry.parent == parent:
+                var there = Tokens(
+                    address=Int(kept), length=self.page_size, width=4
+                )
+                if there.equal(0, self.tokens_of(linked(link)), self.page_size):
+                    return linked(link)
+            link = entry.bucket
+        return NO_PAGE
+
+    def _bucket_of(self, digest: Digest) -> Int:
+        return Int(digest.mixed() >> self._shift)
+
+    def _enter(mut self, page: Int):
+        ref entry = self.pages[unsafe_offset=page]
+        var bucket = self._bucket_of(entry.digest)
+        entry.bucket = self._buckets[unsafe_offset=bucket]
+        self._buckets[unsafe_offset=bucket] = link_to(page)
+
+    def _leave_bucket(mut self, page: Int):
+        ref entry = self.pages[unsafe_offset=page]
+        var bucket = self._bucket_of(entry.digest)
+        var link = self._buckets[unsafe_offset=bucket]
+        if link == link_to(page):
+            self._buckets[unsafe_offset=bucket] = entry.bucket
+            return
+        while True:
+            ref before = self.pages[unsafe_offset = linked(link)]
+            if before.bucket == link_to(page):
+                before.bucket = entry.bucket
+                return
+            link = before.bucket
+
+    def _adopt(mut self, page: Int, parent: UInt32):
+        """Puts a page in front of the children of a parent."""
+        ref entry = self.pages[unsafe_offset=page]
+        var newest = self.first_child(parent)
+        entry.parent = parent
+        entry.elder = newest
+        entry.younger = NO_LINK
+        if newest != NO_LINK:
+            self.pages[unsafe_offset = linked(newest)].younger = link_to(page)
+        self._set_first_child(parent, link_to(page))
+
+    def _disown(mut self, page: Int):
+        """Takes a page out of the children of its parent, if it has one."""
+        var entry = self.pages[unsafe_offset=page]
+        if entry.parent == NO_LINK:
+            return
+        if entry.elder != NO_LINK:
+            self.pages[unsafe_offset = linked(entry.elder)].younger = (
+                entry.younger
+            )
+        if entry.younger != NO_LINK:
+            self.pages[unsafe_offset = linked(entry.younger)].elder = (
+                entry.elder
+            )
+        else:
+            self._set_first_child(entry.parent, entry.elder)
+
+    def _set_first_child(mut self, parent: UInt32, child: UInt32):
+        if (parent & ROOT) != 0:
+            var namespace = Int(parent ^ ROOT)
+            self.namespaces.values[unsafe_offset=namespace].child = child
+        else:
+            self.pages[unsafe_offset = linked(parent)].child = child

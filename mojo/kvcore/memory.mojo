@@ -1,0 +1,130 @@
+"""Memory that the core owns: zeroed, and untouched until it is used."""
+
+from std.ffi import external_call
+from std.memory import unsafe_memcpy
+from std.sys import size_of
+
+comptime Ptr[T: AnyType] = Pointer[T, MutUntrackedOrigin]
+"""A pointer to memory that the core or its caller keeps alive."""
+
+
+def zeroed[T: AnyType](count: Int) -> Ptr[T]:
+    """Returns memory whose bytes are zero.
+
+    Large blocks come straight from the operating system and cost nothing
+    until they are touched.
+
+    Parameters:
+        T: What the memory holds; all zeros must be a value of it.
+
+    Args:
+        count: How many values.
+
+    Returns:
+        The memory; give it back with `release_memory`.
+    """
+    return external_call["calloc", Ptr[T]](max(count, 1), size_of[T]())
+
+
+def grown[T: AnyType](memory: Ptr[T], count: Int) -> Ptr[T]:
+    """Returns the same contents in a larger block.
+
+    Parameters:
+        T: What the memory holds.
+
+    Args:
+        memory: A block of `zeroed` or of this; no longer valid afterwards.
+        count: How many values the new block takes.
+
+    Returns:
+        The new block; what is beyond the old contents is undefined.
+    """
+    return external_call["realloc", Ptr[T]](memory, count * size_of[T]())
+
+
+def release_memory[T: AnyType](memory: Ptr[T]):
+    """Gives memory back.
+
+    Parameters:
+        T: What the memory held.
+
+    Args:
+        memory: A block of `zeroed` or `grown`.
+    """
+    external_call["free", NoneType](memory)
+
+
+def at_address[T: AnyType](address: Int) -> Ptr[T]:
+    """Returns memory that a caller named.
+
+    Parameters:
+        T: What the memory holds.
+
+    Args:
+        address: Where it starts.
+
+    Returns:
+        A pointer to it.
+    """
+    return Ptr[T](unsafe_from_address=address)
+
+
+struct Stack[T: TrivialRegisterPassable](Movable):
+    """A growing row of values.
+
+    Parameters:
+        T: The type of a value.
+    """
+
+    var values: Ptr[Self.T]
+    """The values, `[length]`."""
+    var length: Int
+    """How many values there are."""
+    var capacity: Int
+    """How many values fit before it grows."""
+
+    def __init__(out self, capacity: Int = 64):
+        """Starts empty.
+
+        Args:
+            capacity: How many values fit at first.
+        """
+        self.values = zeroed[Self.T](capacity)
+        self.length = 0
+        self.capacity = capacity
+
+    def __deinit__(deinit self):
+        """Gives the memory back."""
+        release_memory(self.values)
+
+    def push(mut self, value: Self.T):
+        """Appends a value.
+
+        Args:
+            value: The value.
+        """
+        if self.length == self.capacity:
+            self.capacity *= 2
+            self.values = grown(self.values, self.capacity)
+        self.values[unsafe_offset = self.length] = value
+        self.length += 1
+
+    def pop(mut self) -> Self.T:
+        """Takes the last value; there must be one.
+
+        Returns:
+            The value.
+        """
+        self.length -= 1
+        return self.values[unsafe_offset = self.length]
+
+    def __getitem__(self, index: Int) -> Self.T:
+        """Returns a value.
+
+        Args:
+            index: Its place, from 0.
+
+        Returns:
+            The value.
+        """
+        return self.values[unsafe_offset=index]

@@ -1,0 +1,152 @@
+"""The rows of a call: which sequences, and the windows of their tokens."""
+
+from .memory import Ptr
+from .tokens import Tokens
+
+comptime HEADER = 16
+"""Numbers before the first row's."""
+
+comptime NUM_FIELDS = 7
+"""Numbers of a row."""
+
+
+struct Row(TrivialRegisterPassable):
+    """One sequence and the window of its tokens that comes next."""
+
+    var seq: Int
+    """The sequence."""
+    var processed: Int
+    """Tokens whose keys and values exist."""
+    var active: Int
+    """Tokens that are computed next."""
+    var tokens: Tokens
+    """All its tokens."""
+
+    def __init__(
+        out self, *, seq: Int, processed: Int, active: Int, tokens: Tokens
+    ):
+        """Names a sequence's window.
+
+        Args:
+            seq: The sequence.
+            processed: Tokens whose keys and values exist.
+            active: Tokens that are computed next.
+            tokens: All its tokens.
+        """
+        self.seq = seq
+        self.processed = processed
+        self.active = active
+        self.tokens = tokens
+
+
+struct Rows(Sized, TrivialRegisterPassable):
+    """What a caller wrote for a call, and where it reads the answer.
+
+    A header of `HEADER` numbers, then each field of all rows.
+    """
+
+    var numbers: Ptr[Int64]
+    """The caller's memory."""
+    var stride: Int
+    """Rows that fit."""
+
+    def __init__(out self, numbers: Ptr[Int64], *, stride: Int):
+        """Wraps the caller's memory.
+
+        Args:
+            numbers: `[HEADER + NUM_FIELDS * stride]`.
+            stride: Rows that fit.
+        """
+        self.numbers = numbers
+        self.stride = stride
+
+    def __len__(self) -> Int:
+        """Returns how many rows there are."""
+        return self.header(0)
+
+    def header(self, place: Int) -> Int:
+        """Returns a number of the header.
+
+        Args:
+            place: Which one.
+
+        Returns:
+            The number.
+        """
+        return Int(self.numbers[unsafe_offset=place])
+
+    def set_header(self, place: Int, value: Int):
+        """Writes a number of the header.
+
+        Args:
+            place: Which one.
+            value: The number.
+        """
+        self.numbers[unsafe_offset=place] = Int64(value)
+
+    def num_steps(self) -> Int:
+        """Returns how often the model runs; 0 to take the prefixes alone."""
+        return self.header(1)
+
+    def min_partial(self) -> Int:
+        """Returns the fewest tokens of a partial hit; 0 for none."""
+        return self.header(2)
+
+    def max_onload(self) -> Int:
+        """Returns how many host pages a row may load; -1 for any number."""
+        return self.header(3)
+
+    def row(self, index: Int) -> Row:
+        """Returns a row.
+
+        Args:
+            index: Which one.
+
+        Returns:
+            The row.
+        """
+        return Row(
+            seq=self._field(0, index),
+            processed=self._field(1, index),
+            active=self._field(2, index),
+            tokens=Tokens(
+                address=self._field(4, index),
+                length=self._field(3, index),
+                width=self._field(5, index),
+            ),
+        )
+
+    def set_seq(self, index: Int, seq: Int):
+        """Names a row's sequence.
+
+        Args:
+            index: Which row.
+            seq: The sequence.
+        """
+        self.numbers[unsafe_offset = HEADER + index] = Int64(seq)
+
+    def hit(self, index: Int) -> Int:
+        """Returns the answer of `set_hit`.
+
+        Args:
+            index: Which row.
+
+        Returns:
+            Tokens beyond the processed ones.
+        """
+        return self._field(6, index)
+
+    def set_hit(self, index: Int, tokens: Int):
+        """Answers how many tokens a row's hit has.
+
+        Args:
+            index: Which row.
+            tokens: Tokens beyond the processed ones.
+        """
+        self.numbers[
+            unsafe_offset = HEADER + 6 * self.stride + index
+        ] = Int64(tokens)
+
+    def _field(self, field: Int, index: Int) -> Int:
+        var place = HEADER + field * self.stride + index
+        return Int(self.numbers[unsafe_offset=place])
