@@ -86,6 +86,11 @@ class TableMachine(RuleBasedStateMachine):
             with pytest.raises(PageStateError):
                 self.table.replace(seq, column, pages)
 
+    @rule(seq=SEQS, num_pages=st.integers(0, 20))
+    def truncate(self, seq: int, num_pages: int) -> None:
+        self.table.truncate(seq, num_pages)
+        del self.model[seq][num_pages:]
+
     @rule(seq=SEQS)
     def clear(self, seq: int) -> None:
         self.table.clear(seq)

@@ -1,33 +1,34 @@
 """Which pages are free, who shares the rest, and what goes first."""
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
+from kvcache.core.entry import Entry
+from kvcache.core.lists import EvictionLists
 from kvcache.errors import InsufficientPagesError, PageStateError
-
-
-def _ignore(page: int) -> None:
-    """Does nothing with an evicted page."""
 
 
 class PagePool:
     """Hands out page indices and takes them back.
 
     A page is held, blank or cached. A held page has at least one reference;
-    each `retain` needs its own `release`. A page without references is blank,
-    or cached if it was marked with `keep`: its contents may be wanted again.
+    each `retain` needs its own `release`. A page without references is cached
+    if it is indexed, its contents may be wanted again; else it is blank.
 
     Blank pages are handed out first, oldest first, so that a page keeps its
-    contents as long as possible. When none is left, the cached page that was
-    released first is evicted. A caller that releases a chain's tail before its
-    head thereby has the tail evicted before the head, however many chains
-    share that head: whoever holds a tail holds its head too, so the last
-    reference to a head is never dropped before the last one to its tail.
+    contents as long as possible. When none is left, a cached page is evicted:
+    of those of the lowest priority the one that was released first. A caller
+    that releases a chain's tail before its head, and keeps no head shorter
+    than its tails, thereby has the tail evicted before the head, however many
+    chains share that head: whoever holds a tail holds its head too, so the
+    last reference to a head is never dropped before the last one to its tail.
 
     Args:
         num_pages: How many pages there are.
+        entry_of: Returns what an indexed page holds, None for other pages.
         on_evict: Called with each cached page that is handed out again, before
-            it is.
+            it is; makes it unindexed.
+        first_page: The lowest page.
 
     Raises:
         PageStateError: If `num_pages` is negative.
@@ -37,20 +38,26 @@ class PagePool:
     """
 
     def __init__(
-        self, num_pages: int, on_evict: Callable[[int], None] = _ignore
+        self,
+        num_pages: int,
+        entry_of: Callable[[int], Entry | None],
+        on_evict: Callable[[int], None],
+        *,
+        first_page: int = 0,
     ) -> None:
         """Starts with every page blank, in ascending order."""
         if num_pages < 0:
             raise PageStateError(f"wanted at least 0 pages, got {num_pages}")
+        self.pages = range(first_page, first_page + num_pages)
+        self._entry_of = entry_of
         self._on_evict = on_evict
         self._ref_count = [0] * num_pages
-        self._is_kept = bytearray(num_pages)
-        self._blank = deque(range(num_pages))
-        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._blank = deque(self.pages)
+        self._cached = EvictionLists()
 
     def __len__(self) -> int:
         """Returns how many pages exist."""
-        return len(self._ref_count)
+        return len(self.pages)
 
     @property
     def num_free(self) -> int:
@@ -68,8 +75,7 @@ class PagePool:
         Raises:
             PageStateError: If there is no such page.
         """
-        self._check_range(page)
-        return self._ref_count[page]
+        return self._ref_count[self._place(page)]
 
     def allocate(self, count: int) -> list[int]:
         """Takes `count` free pages, or none at all.
@@ -85,15 +91,15 @@ class PagePool:
             raise PageStateError(f"wanted at least 0 pages, got {count}")
         if count > self.num_free:
             raise InsufficientPagesError(wanted=count, free=self.num_free)
-        blank = min(count, len(self._blank))
-        pages = [self._blank.popleft() for _ in range(blank)]
-        for _ in range(count - blank):
-            page, _none = self._cached.popitem(last=False)
-            self._is_kept[page] = 0
-            self._on_evict(page)
+        pages = []
+        for _ in range(count):
+            if self._blank:
+                page = self._blank.popleft()
+            else:
+                page = self._cached.pop()
+                self._on_evict(page)
+            self._ref_count[self._place(page)] = 1
             pages.append(page)
-        for page in pages:
-            self._ref_count[page] = 1
         return pages
 
     def retain(self, pages: Sequence[int]) -> None:
@@ -103,16 +109,15 @@ class PagePool:
             PageStateError: If a page is blank or there is no such page.
         """
         for page in pages:
-            self._check_range(page)
-            if not (self._ref_count[page] or self._is_kept[page]):
+            if not self.ref_count(page) and page not in self._cached:
                 raise PageStateError(
                     f"wanted a held or cached page to retain, page {page} is "
                     f"blank"
                 )
         for page in pages:
-            if self._ref_count[page] == 0:
-                self._cached.pop(page, None)
-            self._ref_count[page] += 1
+            if page in self._cached:
+                self._cached.remove(page)
+            self._ref_count[self._place(page)] += 1
 
     def release(self, pages: Sequence[int]) -> None:
         """Drops a reference to each page, freeing those left with none.
@@ -127,27 +132,29 @@ class PagePool:
         """
         self._check_releasable(pages)
         for page in pages:
-            self._ref_count[page] -= 1
-            if self._ref_count[page]:
+            place = self._place(page)
+            self._ref_count[place] -= 1
+            if self._ref_count[place]:
                 continue
-            if self._is_kept[page]:
-                self._cached[page] = None
-            else:
+            entry = self._entry_of(page)
+            if entry is None:
                 self._blank.append(page)
+            else:
+                self._cached.append(page, entry.priority)
 
-    def keep(self, pages: Sequence[int]) -> None:
-        """Marks held pages: once free they are cached, not blank.
+    def relist(self, page: int) -> None:
+        """Moves a page, if it is cached, to the end of its priority's list."""
+        entry = self._entry_of(page)
+        if entry is not None and page in self._cached:
+            self._cached.remove(page)
+            self._cached.append(page, entry.priority)
 
-        Raises:
-            PageStateError: If a page is not held.
-        """
+    def forget(self, pages: Iterable[int]) -> None:
+        """Makes pages blank if they are cached; held ones stay held."""
         for page in pages:
-            if self.ref_count(page) == 0:
-                raise PageStateError(
-                    f"wanted a held page to keep, page {page} is free"
-                )
-        for page in pages:
-            self._is_kept[page] = 1
+            if page in self._cached:
+                self._cached.remove(page)
+                self._blank.append(page)
 
     def forget_cached(self) -> list[int]:
         """Makes every cached page blank; held pages stay as they are.
@@ -156,11 +163,12 @@ class PagePool:
             The pages that were cached, first to be evicted first.
         """
         pages = list(self._cached)
-        self._cached.clear()
-        for page in pages:
-            self._is_kept[page] = 0
-        self._blank.extend(pages)
+        self.forget(pages)
         return pages
+
+    def cached(self) -> dict[int, int]:
+        """Returns the cached pages, first to go first, and their lists."""
+        return {page: self._cached.priority(page) for page in self._cached}
 
     def eviction_order(self) -> list[int]:
         """Returns the free pages, first to be handed out first."""
@@ -176,31 +184,38 @@ class PagePool:
             Time proportional to the pool.
         """
         free = Counter(self.eviction_order())
-        for page, refs in enumerate(self._ref_count):
+        for page, refs in zip(self.pages, self._ref_count, strict=True):
             wanted = 0 if refs else 1
             assert refs >= 0, f"page {page} has {refs} references"
             assert free[page] == wanted, (
                 f"page {page} with {refs} references is {free[page]} times free"
             )
-            if not refs:
-                is_cached = page in self._cached
-                assert is_cached == bool(self._is_kept[page]), (
-                    f"free page {page} is cached: {is_cached}, kept: "
-                    f"{bool(self._is_kept[page])}"
+            entry = self._entry_of(page)
+            is_cached = page in self._cached
+            assert refs or is_cached == (entry is not None), (
+                f"free page {page} is cached: {is_cached}, indexed: "
+                f"{entry is not None}"
+            )
+            if is_cached and entry is not None:
+                assert self._cached.priority(page) == entry.priority, (
+                    f"page {page} is in list {self._cached.priority(page)}, "
+                    f"its priority is {entry.priority}"
                 )
         assert len(free) <= len(self), "a page out of range is free"
 
-    def _check_range(self, page: int) -> None:
-        if not 0 <= page < len(self._ref_count):
+    def _place(self, page: int) -> int:
+        if page not in self.pages:
             raise PageStateError(
-                f"wanted a page from 0 to {len(self) - 1}, got {page}"
+                f"wanted a page from {self.pages.start} to "
+                f"{self.pages.stop - 1}, got {page}"
             )
+        return page - self.pages.start
 
     def _check_releasable(self, pages: Iterable[int]) -> None:
         for page, drops in Counter(pages).items():
-            self._check_range(page)
-            if drops > self._ref_count[page]:
+            refs = self.ref_count(page)
+            if drops > refs:
                 raise PageStateError(
                     f"wanted to drop {drops} references to page {page}, it "
-                    f"has {self._ref_count[page]}"
+                    f"has {refs}"
                 )

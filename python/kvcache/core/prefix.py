@@ -1,13 +1,12 @@
 """Which page holds the keys and values of which tokens."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
 
 from kvcache.core.digest import Digest, keyed_digest
+from kvcache.core.entry import Entry, Key
 from kvcache.errors import PageStateError
 from kvcache.request import TokenIds
 
@@ -17,18 +16,6 @@ Parent: TypeAlias = int | bytes
 """What a page follows: an indexed page, or a namespace before the first."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Entry:
-    """What an indexed page holds; its fields are never printed."""
-
-    serial: int
-    """Names this entry for ever, unlike its page, which is used again."""
-    parent: int | bytes = field(repr=False)
-    """Serial of the entry before it, or its namespace."""
-    digest: bytes = field(repr=False)
-    tokens: bytes = field(repr=False)
-
-
 class PrefixIndex:
     """Finds the pages of a sequence's longest indexed prefix.
 
@@ -36,8 +23,8 @@ class PrefixIndex:
     it follows: an entry that was indexed, or a namespace. The digest only
     finds candidates; equal token ids and the same predecessor decide. So two
     sequences share a page only if they are equal up to its end, whatever the
-    digest does. Entries are numbered and a number is never used again: what
-    followed a removed page is not found behind the page's next contents.
+    digest does. An entry is never used for other contents: what followed a
+    removed page is not found behind the page's next contents.
 
     Args:
         page_size: Tokens per page.
@@ -51,9 +38,9 @@ class PrefixIndex:
         """Starts with nothing indexed."""
         self.page_size = page_size
         self._digest = keyed_digest() if digest is None else digest
-        self._entries: dict[int, _Entry] = {}
-        self._pages: dict[bytes, list[int]] = {}
-        self._serials = count()
+        self._entries: dict[int, Entry] = {}
+        self._candidates: dict[bytes, list[Entry]] = {}
+        self._roots: dict[bytes, set[Entry]] = {}
 
     def __len__(self) -> int:
         """Returns how many pages are indexed."""
@@ -62,6 +49,34 @@ class PrefixIndex:
     def __contains__(self, page: int) -> bool:
         """Returns whether a page is indexed."""
         return page in self._entries
+
+    def get(self, page: int) -> Entry | None:
+        """Returns what a page holds, None if it is not indexed."""
+        return self._entries.get(page)
+
+    def entry(self, page: int) -> Entry:
+        """Returns what a page holds.
+
+        Raises:
+            PageStateError: If the page is not indexed.
+        """
+        if page not in self._entries:
+            raise PageStateError(f"wanted an indexed page, page {page} is not")
+        return self._entries[page]
+
+    def entries(self) -> list[Entry]:
+        """Returns what is indexed, in no order that matters."""
+        return list(self._entries.values())
+
+    def children(self, parent: Parent) -> set[Entry]:
+        """Returns the entries that follow a page or a namespace.
+
+        Raises:
+            PageStateError: If `parent` is a page that is not indexed.
+        """
+        if isinstance(parent, bytes):
+            return self._roots.get(parent, set())
+        return self.entry(parent).children
 
     def match(self, parent: Parent, tokens: TokenIds) -> list[int]:
         """Returns the indexed pages that continue a sequence.
@@ -77,89 +92,118 @@ class PrefixIndex:
         Raises:
             PageStateError: If `parent` is a page that is not indexed.
         """
-        identity, digest = self._resolve(parent)
-        content, stride = _bytes(tokens), _TOKEN_BYTES * self.page_size
+        before, digest = self._resolve(parent)
         pages = []
-        for end in range(stride, len(content) + 1, stride):
-            page_tokens = content[end - stride : end]
-            digest = self._digest(digest, page_tokens)
-            page = self._find(identity, digest, page_tokens)
+        for content in _pieces(tokens, self.page_size):
+            digest = self._digest(digest, content)
+            page = self.find(Key(before, digest, content))
             if page is None:
                 break
             pages.append(page)
-            identity = self._entries[page].serial
+            before = self._entries[page]
         return pages
 
-    def commit(
-        self, parent: Parent, pages: Sequence[int], tokens: TokenIds
-    ) -> list[int]:
-        """Indexes pages that follow each other, unless others hold the same.
+    def key(self, parent: Parent, tokens: TokenIds) -> Key:
+        """Returns what names one page's contents.
 
         Args:
-            parent: What the first page follows.
-            pages: The pages in order; none is indexed so far.
-            tokens: Their token ids, `[len(pages) * page_size]`.
-
-        Returns:
-            The pages that are indexed for these tokens: those given, or in
-            their place the ones that were there before.
+            parent: What the page follows.
+            tokens: Its token ids, `[page_size]`.
 
         Raises:
-            PageStateError: If `parent` is a page that is not indexed, one of
-                `pages` is or comes twice, or the tokens do not fill them.
+            PageStateError: If `parent` is a page that is not indexed, or the
+                tokens do not fill a page.
         """
-        self._check_new(pages, tokens)
-        identity, digest = self._resolve(parent)
-        content, stride = _bytes(tokens), _TOKEN_BYTES * self.page_size
-        indexed = []
-        for place, page in enumerate(pages):
-            page_tokens = content[place * stride : (place + 1) * stride]
-            digest = self._digest(digest, page_tokens)
-            found = self._find(identity, digest, page_tokens)
-            if found is None:
-                found = page
-                self._entries[page] = _Entry(
-                    next(self._serials), identity, digest, page_tokens
-                )
-                self._pages.setdefault(digest, []).append(page)
-            indexed.append(found)
-            identity = self._entries[found].serial
-        return indexed
+        if tokens.shape != (self.page_size,):
+            raise PageStateError(
+                f"wanted the tokens of a page of {self.page_size}, got shape "
+                f"{tokens.shape}"
+            )
+        before, digest = self._resolve(parent)
+        content = as_bytes(tokens)
+        return Key(before, self._digest(digest, content), content)
 
-    def remove(self, page: int) -> None:
-        """Forgets what a page holds.
+    def find(self, key: Key) -> int | None:
+        """Returns the page that holds some contents, None if none does."""
+        for entry in self._candidates.get(key.digest, ()):
+            there = entry.key
+            if there.tokens == key.tokens and there.parent == key.parent:
+                return entry.page
+        return None
+
+    def add(self, page: int, key: Key) -> None:
+        """Indexes a page whose contents no other has, at the lowest priority.
+
+        Raises:
+            PageStateError: If the page is indexed.
+        """
+        self._check_new(page)
+        before = key.parent
+        depth = 0 if isinstance(before, bytes) else before.depth + 1
+        entry = Entry(page, key, depth)
+        self._entries[page] = entry
+        self._candidates.setdefault(key.digest, []).append(entry)
+        if isinstance(before, bytes):
+            self._roots.setdefault(before, set()).add(entry)
+        else:
+            before.children.add(entry)
+
+    def move(self, page: int, heir: int) -> Entry:
+        """Puts a page that is not indexed in the place of one that is.
+
+        Raises:
+            PageStateError: If `page` is not indexed, or `heir` is.
+        """
+        entry = self.entry(page)
+        self._check_new(heir)
+        del self._entries[page]
+        self._entries[heir] = entry
+        entry.page = heir
+        return entry
+
+    def remove(self, page: int) -> Entry:
+        """Forgets what a page holds; what follows it is found no more.
 
         Raises:
             PageStateError: If the page is not indexed.
         """
-        digest = self._entry(page).digest
+        entry = self.entry(page)
         del self._entries[page]
-        candidates = self._pages[digest]
-        candidates.remove(page)
+        candidates = self._candidates[entry.key.digest]
+        candidates.remove(entry)
         if not candidates:
-            del self._pages[digest]
+            del self._candidates[entry.key.digest]
+        if not isinstance(entry.parent, bytes):
+            entry.parent.children.discard(entry)
+            return entry
+        siblings = self._roots[entry.parent]
+        siblings.remove(entry)
+        if not siblings:
+            del self._roots[entry.parent]
+        return entry
 
-    def parents(self) -> dict[int, int | None]:
-        """Returns the page that each indexed page follows.
+    def subtree(self, page: int) -> list[int]:
+        """Returns a page and all that follow it, ascending.
 
-        Returns:
-            None for a page that follows a namespace. A page whose predecessor
-            was removed is left out: no match can reach it any more.
-
-        Performance:
-            Time proportional to what is indexed; meant for checks.
+        Raises:
+            PageStateError: If the page is not indexed.
         """
-        pages = {entry.serial: page for page, entry in self._entries.items()}
-        parents: dict[int, int | None] = {}
-        for page, entry in self._entries.items():
-            if isinstance(entry.parent, bytes):
-                parents[page] = None
-            elif entry.parent in pages:
-                parents[page] = pages[entry.parent]
-        return parents
+        found, todo = [], [self.entry(page)]
+        while todo:
+            entry = todo.pop()
+            found.append(entry.page)
+            todo.extend(entry.children)
+        return sorted(found)
+
+    def digests(self, namespace: bytes, tokens: TokenIds) -> Iterator[bytes]:
+        """Yields the digest of each whole page of a prompt, indexed or not."""
+        digest = self._digest(b"", namespace)
+        for content in _pieces(tokens, self.page_size):
+            digest = self._digest(digest, content)
+            yield digest
 
     def check(self) -> None:
-        """Verifies that digests and entries agree, each entry being unique.
+        """Verifies that digests, entries and links agree, each being unique.
 
         Raises:
             AssertionError: If it is not so.
@@ -167,55 +211,64 @@ class PrefixIndex:
         Performance:
             Time proportional to what is indexed.
         """
-        listed = [page for pages in self._pages.values() for page in pages]
+        listed = [e.page for es in self._candidates.values() for e in es]
         assert sorted(listed) == sorted(self._entries), (
             f"{len(listed)} pages under digests, {len(self._entries)} entries"
         )
-        for digest, pages in self._pages.items():
-            for page in pages:
-                assert self._entries[page].digest == digest, (
-                    f"page {page} is under the digest of another"
+        for digest, candidates in self._candidates.items():
+            for entry in candidates:
+                assert entry.key.digest == digest, (
+                    f"page {entry.page} is under the digest of another"
                 )
-        contents = {(e.parent, e.tokens) for e in self._entries.values()}
+        for page, entry in self._entries.items():
+            assert entry.page == page, f"{page} is indexed as {entry.page}"
+            self._check_links(entry)
+        contents = {(e.parent, e.key.tokens) for e in self._entries.values()}
         assert len(contents) == len(self._entries), "two pages hold the same"
+        num_roots = sum(e.depth == 0 for e in self._entries.values())
+        assert num_roots == sum(map(len, self._roots.values())), (
+            "a namespace begins with a lost page"
+        )
 
-    def _check_new(self, pages: Sequence[int], tokens: TokenIds) -> None:
-        for page in pages:
-            if page in self._entries:
-                raise PageStateError(
-                    f"wanted a page that is not indexed, page {page} is"
-                )
-        if len(set(pages)) < len(pages):
-            raise PageStateError("wanted each page once")
-        if tokens.shape != (len(pages) * self.page_size,):
-            raise PageStateError(
-                f"wanted the tokens of {len(pages)} pages of {self.page_size}, "
-                f"got shape {tokens.shape}"
+    def _check_links(self, entry: Entry) -> None:
+        """Verifies that parent and children know an entry, without a cycle."""
+        before, page = entry.parent, entry.page
+        if isinstance(before, bytes):
+            assert entry in self._roots[before], f"{page} is no root"
+            assert entry.depth == 0, f"{page} follows a namespace"
+        else:
+            assert self._entries.get(before.page) is before, (
+                f"page {page} follows a lost one"
+            )
+            assert entry in before.children, f"{page} is nobody's child"
+            assert entry.depth == before.depth + 1, f"{page} has a wrong depth"
+        for child in entry.children:
+            assert child.parent is entry, f"{child.page} follows another page"
+            assert self._entries.get(child.page) is child, (
+                f"page {page} has a lost child"
             )
 
-    def _entry(self, page: int) -> _Entry:
-        if page not in self._entries:
-            raise PageStateError(f"wanted an indexed page, page {page} is not")
-        return self._entries[page]
-
-    def _resolve(self, parent: Parent) -> tuple[int | bytes, bytes]:
-        """Returns what children store of a parent, and its digest."""
+    def _resolve(self, parent: Parent) -> tuple[Entry | bytes, bytes]:
+        """Returns what children refer to, and its digest."""
         if isinstance(parent, bytes):
             return parent, self._digest(b"", parent)
-        entry = self._entry(parent)
-        return entry.serial, entry.digest
+        entry = self.entry(parent)
+        return entry, entry.key.digest
 
-    def _find(
-        self, parent: int | bytes, digest: bytes, tokens: bytes
-    ) -> int | None:
-        """Returns the candidate that follows `parent` and holds `tokens`."""
-        for page in self._pages.get(digest, ()):
-            entry = self._entries[page]
-            if entry.tokens == tokens and entry.parent == parent:
-                return page
-        return None
+    def _check_new(self, page: int) -> None:
+        if page in self._entries:
+            raise PageStateError(
+                f"wanted a page that is not indexed, page {page} is"
+            )
 
 
-def _bytes(tokens: TokenIds) -> bytes:
+def as_bytes(tokens: TokenIds) -> bytes:
     """Returns the ids in order, also those of a strided or narrower array."""
     return tokens.astype(np.int64, copy=False).tobytes()
+
+
+def _pieces(tokens: TokenIds, page_size: int) -> Iterator[bytes]:
+    """Yields the bytes of each whole page of some tokens."""
+    content, stride = as_bytes(tokens), _TOKEN_BYTES * page_size
+    for end in range(stride, len(content) + 1, stride):
+        yield content[end - stride : end]

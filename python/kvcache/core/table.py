@@ -66,6 +66,10 @@ class PageTable:
             )
         self._rows[seq][column:end] = pages
 
+    def truncate(self, seq: int, num_pages: int) -> None:
+        """Keeps the first pages of a sequence, all if it has no more."""
+        self._num_pages[seq] = min(num_pages, self._num_pages[seq])
+
     def clear(self, seq: int) -> None:
         """Empties a sequence's row and gives its memory back."""
         self._rows[seq] = np.empty(0, np.uint32)

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 from kvcache.core.digest import namespace
-from kvcache.core.interface import Batch, CacheCore, Counts
+from kvcache.core.interface import Batch, CacheCore, Counts, Granted
 from kvcache.errors import (
     ClaimError,
     InsufficientPagesError,
@@ -106,7 +106,7 @@ class Replica:
     def adopt(self, context: RequestContext) -> int:
         """Takes a request's cached prefix; returns its new tokens."""
         claims = self._meet([context])
-        hits = self.core.adopt(_batch([context], claims))
+        hits = _hits(self.core.adopt(_batch([context], claims)))
         self._settle([context], claims, hits)
         self._check()
         return int(hits[0])
@@ -220,8 +220,10 @@ class Replica:
         num_steps: int,
     ) -> None:
         """Takes the pages of some steps, with hits, for all or for none."""
-        hits = self.core.reserve(_batch(contexts, claims), num_steps=num_steps)
-        self._settle(contexts, claims, hits)
+        granted = self.core.reserve(
+            _batch(contexts, claims), num_steps=num_steps
+        )
+        self._settle(contexts, claims, _hits(granted))
         size = self.core.page_size
         for context, claim in zip(contexts, claims, strict=True):
             end = context.tokens.current_position + num_steps - 1
@@ -276,6 +278,12 @@ class Replica:
             if end > claim.num_counted:
                 self._metrics += KVCacheMetrics(end - claim.num_counted)
                 claim.num_counted = end
+
+
+def _hits(granted: Granted) -> Counts:
+    """Returns the hits of a batch for which no page had to move."""
+    assert not len(granted.moves), "pages move that nobody copies"
+    return granted.hits
 
 
 def _batch(
