@@ -384,6 +384,27 @@ def look_at(address: PythonObject, seq: PythonObject) raises -> PythonObject:
     return PythonObject(None)
 
 
+def look_at_row(
+    address: PythonObject, batch: PythonObject, row: PythonObject
+) raises -> PythonObject:
+    """Writes where a running batch's row has its pages; see `look_at`.
+
+    Args:
+        address: The core.
+        batch: The batch.
+        row: The row.
+
+    Returns:
+        None.
+
+    Raises:
+        If an argument is no number.
+    """
+    var running = at_address[Running](Int(py=batch))
+    var seq = Int(running[].seqs[Int(py=row)])
+    return look_at(address, PythonObject(seq))
+
+
 def fill_table(
     address: PythonObject, table: PythonObject, columns: PythonObject
 ) raises -> PythonObject:
@@ -697,6 +718,7 @@ def PyInit__kvcore() abi("C") -> PythonObject:
         module.def_function[set_clock]("tick")
         module.def_function[is_sequence]("is_claimed")
         module.def_function[look_at]("look_at")
+        module.def_function[look_at_row]("look_at_row")
         module.def_function[fill_table]("fill")
         module.def_function[probe_row]("probe")
         module.def_function[find_evictions]("evicted_at")

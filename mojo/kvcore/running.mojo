@@ -114,7 +114,9 @@ def settle(mut core: Core, mut running: Running):
         running: The batch.
     """
     for row in range(running.seqs.length):
-        _ = _settle_row(core, running, row)
+        var length = _settle_row(core, running, row)
+        running.cache_lengths[unsafe_offset=row] = length
+    measure(core, running)
     core.count()
 
 
@@ -138,7 +140,7 @@ def advance(mut core: Core, mut running: Running, tokens: Tokens) -> Int:
         running.cache_lengths[unsafe_offset=row] = length
         _append_token(core, running, row, tokens[row].cast[DType.int32]())
         longest = max(longest, length + 1)
-    running.max_lengths[unsafe_offset=0] = 1
+    running.max_lengths[unsafe_offset=0] = UInt32(min(running.seqs.length, 1))
     running.max_lengths[unsafe_offset=1] = longest
     core.count()
     return OK

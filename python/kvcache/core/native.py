@@ -1,6 +1,5 @@
 """The bookkeeping in Mojo, called once per step."""
 
-import ctypes
 import functools
 import hashlib
 import importlib.machinery
@@ -16,7 +15,9 @@ import numpy.typing as npt
 
 from kvcache.core.native_check import check_memory
 from kvcache.core.native_rows import RowMemory
+from kvcache.core.native_running import NativeRows
 from kvcache.core.native_status import raise_for
+from kvcache.core.running import StepMemory
 from kvcache.core.values import (
     DEFAULT_PRIORITY,
     Batch,
@@ -281,6 +282,16 @@ class NativeCore:
         times[times < 0] = np.nan
         return times
 
+    def open_batch(self, memory: StepMemory) -> NativeRows:
+        """Returns a batch without rows; see `CacheCore.open_batch`."""
+        return NativeRows(
+            self._module,
+            self._address,
+            rows=self._rows,
+            number_of=self._namespace,
+            memory=memory,
+        )
+
     def check(self) -> None:
         """Verifies every invariant; see `CacheCore.check`."""
         check_memory(self._module, self._address, self._rows)
@@ -326,12 +337,12 @@ def check_retention(priority: int, expires: float) -> None:
         RetentionError: If it is out of range or contradicts itself.
     """
     if not 0 <= priority <= 100:
-        raise RetentionError(
-            f"wanted a priority from 0 to 100, got {priority}"
-        )
+        raise RetentionError(f"wanted a priority from 0 to 100, got {priority}")
     is_higher = priority > DEFAULT_PRIORITY
-    if math.isnan(expires) or (expires > 0) != is_higher or (
-        not is_higher and expires != 0.0
+    if (
+        math.isnan(expires)
+        or (expires > 0) != is_higher
+        or (not is_higher and expires != 0.0)
     ):
         raise RetentionError(
             f"wanted an end for a priority above {DEFAULT_PRIORITY}, and 0.0 "
@@ -362,12 +373,3 @@ def _random_words(count: int) -> _Words:
 def _destroy(module: Any, address: int, keep: object) -> None:
     del keep
     module.destroy(address)
-
-
-def view_of(
-    address: int, count: int, dtype: npt.DTypeLike
-) -> npt.NDArray[Any]:
-    """Returns the core's memory as an array; valid until its next call."""
-    size = count * np.dtype(dtype).itemsize
-    buffer = (ctypes.c_char * size).from_address(address)
-    return np.frombuffer(buffer, dtype)

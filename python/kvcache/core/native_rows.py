@@ -64,11 +64,13 @@ class RowMemory:
         yield
         del held
 
-    @contextmanager
-    def of_prompts(
+    def write_prompts(
         self, prompts: Sequence[npt.NDArray[Any]]
-    ) -> Iterator[None]:
-        """Holds prompts of which nothing is computed.
+    ) -> list[npt.NDArray[Any]]:
+        """Writes prompts of which nothing is computed.
+
+        Returns:
+            What must be kept alive while a call reads them.
 
         Raises:
             RequestStateError: If there are more rows than sequences.
@@ -78,8 +80,7 @@ class RowMemory:
         held = self._write_tokens(prompts)
         self._processed[:count] = 0
         self._active[:count] = self._lengths[:count]
-        yield
-        del held
+        return held
 
     def write_seqs(self, seqs: Counts, active: Counts) -> None:
         """Writes sequences and a number for each.
@@ -133,9 +134,7 @@ def address_of(array: npt.NDArray[Any]) -> int:
     return address
 
 
-def copied(
-    address: int, count: int, dtype: npt.DTypeLike
-) -> npt.NDArray[Any]:
+def copied(address: int, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Returns a copy of the core's memory."""
     if count == 0:
         return np.empty(0, dtype)

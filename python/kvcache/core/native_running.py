@@ -1,0 +1,130 @@
+"""A batch that runs on the Mojo core, one call per step."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvcache.core.native_rows import RowMemory, address_of
+from kvcache.core.native_status import raise_for
+from kvcache.core.running import (
+    Prompt,
+    StepMemory,
+    check_count,
+    check_rows,
+)
+from kvcache.core.values import Granted
+from kvcache.errors import ClaimError, RequestStateError
+
+
+class NativeRows:
+    """`RunningRows` of a Mojo core.
+
+    Args:
+        module: The extension module.
+        core: The core's address.
+        rows: The memory through which it is talked to.
+        number_of: Returns the core's number of a namespace.
+        memory: Where the tables are written; C-contiguous.
+    """
+
+    def __init__(
+        self,
+        module: ModuleType,
+        core: int,
+        *,
+        rows: RowMemory,
+        number_of: Callable[[bytes], int],
+        memory: StepMemory,
+    ) -> None:
+        """Starts without rows."""
+        self._module, self._core, self._rows = module, core, rows
+        self._number_of = number_of
+        self._memory = memory
+        self._count = 0
+        max_rows, columns = memory.lookup_table.shape
+        config = np.array(
+            [
+                max_rows,
+                columns,
+                memory.cache_lengths.ctypes.data,
+                memory.lookup_table.ctypes.data,
+                memory.max_lengths.ctypes.data,
+            ],
+            np.int64,
+        )
+        self._batch: int = module.open_running(config.ctypes.data)
+        self._tokens = np.zeros(max_rows, np.int64)
+        self._tokens_address = self._tokens.ctypes.data
+        weakref.finalize(self, module.close_running, self._batch)
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return self._count
+
+    def admit(
+        self,
+        namespace: bytes,
+        prompts: Sequence[Prompt],
+        *,
+        min_partial: int | None = None,
+    ) -> Granted:
+        """Claims and reserves prompts; see `RunningRows.admit`."""
+        for prompt in prompts:
+            if prompt.ndim != 1 or not prompt.size:
+                raise RequestStateError(
+                    f"wanted a row of at least one token, got shape "
+                    f"{prompt.shape}"
+                )
+        rows, most = self._rows, len(self._memory.cache_lengths)
+        if self._count + len(prompts) > min(most, self._rows.capacity):
+            raise ClaimError(
+                f"wanted at most {most} rows, got "
+                f"{self._count + len(prompts)}"
+            )
+        rows.set_limits(1, min_partial or 0, -1)
+        held = rows.write_prompts(prompts)
+        status = self._module.admit(
+            self._core, self._batch, self._number_of(namespace)
+        )
+        del held
+        if status:
+            raise_for(status, rows)
+        self._count += len(prompts)
+        return Granted(rows.hits(), rows.moves())
+
+    def settle(self) -> None:
+        """Takes every row's tokens as computed; see `RunningRows.settle`."""
+        self._module.settle(self._core, self._batch)
+
+    def advance(self, tokens: npt.NDArray[Any]) -> None:
+        """Settles, and appends a token to each row."""
+        check_count(tokens, self._count)
+        if tokens.dtype.kind != "i":
+            raise RequestStateError(
+                f"wanted integers as token ids, got {tokens.dtype}"
+            )
+        self._tokens[: self._count] = tokens
+        status = self._module.advance(
+            self._core, self._batch, self._tokens_address, 8
+        )
+        if status:
+            raise_for(status, self._rows)
+
+    def leave(self, rows: Sequence[int]) -> None:
+        """Releases rows; see `RunningRows.leave`."""
+        check_rows(rows, self._count)
+        gone = np.array(sorted(rows), np.int64)
+        self._module.leave(
+            self._core, self._batch, address_of(gone), len(gone)
+        )
+        self._count -= len(gone)
+
+    def pages(self, row: int) -> npt.NDArray[np.uint32]:
+        """Returns a row's pages in order."""
+        check_rows([row], self._count)
+        self._module.look_at_row(self._core, self._batch, row)
+        return self._rows.found()
