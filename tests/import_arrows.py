@@ -18,8 +18,8 @@ PYTHON_LAYERS = (
     {"manager"},
     {"graphs"},
     {"ops"},
-    {"cache_inputs", "core", "metrics", "model", "mojo_sources"},
-    {"request"},
+    {"cache_inputs", "core", "metrics", "model"},
+    {"mojo_sources", "request"},
     {"cache_folder", "spec"},
     {"errors"},
     {"reference"},
@@ -39,6 +39,17 @@ MOJO_LAYERS = (
     {"attention_inputs", "collection"},
     {"cache", "parallel", "ragged", "vectors"},
     {"layout", "tensors"},
+)
+KVCORE_LAYERS = (
+    {"__init__", "extension"},  # what Python calls
+    {"running"},  # a batch, step by step
+    {"commit", "reserve"},
+    {"lookup", "probe", "retain", "sharing"},
+    {"core"},  # the books as one
+    {"ghosts", "index", "plan", "pool", "retention", "rows", "sequence"},
+    {"page", "status", "tokens"},
+    {"digest"},
+    {"memory"},
 )
 
 MAY_IMPORT_MAX = {"cache_inputs", "graphs", "manager", "ops", "serve.runner"}
@@ -120,7 +131,7 @@ def python_imports(module: Module) -> list[Import]:
 
 def mojo_imports(module: Module) -> list[Import]:
     """Returns the imports of a Mojo module from its own package."""
-    pattern = r"^\s*from\s+(?:\.|kvcache\.)(\w+)[\w.]*\s+import\b"
+    pattern = r"^\s*from\s+(?:\.|kvcache\.|kvcore\.)(\w+)[\w.]*\s+import\b"
     found = re.finditer(pattern, module.source, re.MULTILINE)
     return [
         Import(

@@ -34,7 +34,7 @@ def commit(mut core: Core, rows: Rows) -> Int:
             return status
     for index in range(len(rows)):
         var row = rows.row(index)
-        ref sequence = core.sequences[unsafe_offset = row.seq]
+        ref sequence = core.sequences[unsafe_offset=row.seq]
         var first = Int(sequence.num_committed)
         for column in range(first, row.processed // core.page_size):
             if not _commit_page(core, row, column):
@@ -97,13 +97,13 @@ def _merge(mut core: Core, seq: Int, column: Int, found: Int) -> Bool:
 
 def _commit_page(mut core: Core, row: Row, column: Int) -> Bool:
     """Returns whether the page is findable now as what the row says."""
-    var own = core.sequences[unsafe_offset = row.seq].page(column)
+    var own = core.sequences[unsafe_offset=row.seq].page(column)
     if not core.pages[unsafe_offset=own].is_indexed():
         var first = column * core.page_size
         row.tokens.copy_to(core.index.tokens_of(own), first, core.page_size)
         return commit_kept(core, row.seq, column)
     apply_retention(core, row.seq, column)
-    core.sequences[unsafe_offset = row.seq].num_committed = UInt32(column + 1)
+    core.sequences[unsafe_offset=row.seq].num_committed = UInt32(column + 1)
     return True
 
 
@@ -111,7 +111,7 @@ def _check_row(mut core: Core, rows: Rows, index: Int) -> Int:
     var row = rows.row(index)
     if not core.is_claimed(row.seq):
         return core.fail(UNKNOWN_SEQUENCE, row.seq)
-    ref sequence = core.sequences[unsafe_offset = row.seq]
+    ref sequence = core.sequences[unsafe_offset=row.seq]
     var size = core.page_size
     var num_full = row.processed // size
     var held = Int(sequence.num_pages)
@@ -134,7 +134,7 @@ def _agrees(core: Core, rows: Rows, index: Int, column: Int) -> Bool:
     """Returns whether a row's tokens are what others have in its page."""
     var row = rows.row(index)
     var first = column * core.page_size
-    var own = core.sequences[unsafe_offset = row.seq].page(column)
+    var own = core.sequences[unsafe_offset=row.seq].page(column)
     ref entry = core.pages[unsafe_offset=own]
     if entry.is_indexed():
         return row.tokens.equal(
@@ -144,7 +144,7 @@ def _agrees(core: Core, rows: Rows, index: Int, column: Int) -> Bool:
         return True
     for other in range(index):
         var earlier = rows.row(other)
-        ref sequence = core.sequences[unsafe_offset = earlier.seq]
+        ref sequence = core.sequences[unsafe_offset=earlier.seq]
         var end = earlier.processed // core.page_size
         if Int(sequence.num_committed) <= column < end:
             if sequence.page(column) == own:

@@ -86,17 +86,15 @@ def page_digest(
     var whole = page_size // 4
     for i in range(whole):
         sum += _product(
-            words[unsafe_offset = 2 * i] + keys[unsafe_offset = 2 * i],
-            words[unsafe_offset = 2 * i + 1] + keys[unsafe_offset = 2 * i + 1],
+            words[unsafe_offset=2 * i] + keys[unsafe_offset=2 * i],
+            words[unsafe_offset=2 * i + 1] + keys[unsafe_offset=2 * i + 1],
         )
     if page_size % 4 != 0:
         sum += _rest(tokens, page_size, keys)
     return Digest(sum.cast[DType.uint64](), (sum >> 64).cast[DType.uint64]())
 
 
-def _rest(
-    tokens: Ptr[Int32], page_size: Int, keys: Ptr[UInt64]
-) -> UInt128:
+def _rest(tokens: Ptr[Int32], page_size: Int, keys: Ptr[UInt64]) -> UInt128:
     """Returns the part of the tokens behind the last multiple of four."""
     var first = page_size // 4 * 4
     var low: UInt64 = 0
@@ -109,6 +107,6 @@ def _rest(
         else:
             high |= word
     return _product(
-        low + keys[unsafe_offset = first // 2],
-        high + keys[unsafe_offset = first // 2 + 1],
+        low + keys[unsafe_offset=first // 2],
+        high + keys[unsafe_offset=first // 2 + 1],
     )

@@ -244,9 +244,7 @@ def truncate_sequence(
         If an argument is no number.
     """
     var handle = _handle(address)
-    return _answer(
-        handle, truncate(handle[].core, Int(py=seq), Int(py=length))
-    )
+    return _answer(handle, truncate(handle[].core, Int(py=seq), Int(py=length)))
 
 
 def drop_prefix(
@@ -320,9 +318,7 @@ def set_priority(
     return _answer(handle, OK)
 
 
-def set_clock(
-    address: PythonObject, now: PythonObject
-) raises -> PythonObject:
+def set_clock(address: PythonObject, now: PythonObject) raises -> PythonObject:
     """Sets the clock.
 
     Args:
@@ -384,6 +380,39 @@ def look_at(address: PythonObject, seq: PythonObject) raises -> PythonObject:
     return PythonObject(None)
 
 
+def describe(
+    address: PythonObject, target: PythonObject
+) raises -> PythonObject:
+    """Writes where the core keeps its books, for checks.
+
+    Args:
+        address: The core.
+        target: Address of ten 64-bit numbers: the addresses of the pages, their
+            ends of priority and their token ids, the fronts of the device's
+            and the host's lists, the links to their oldest blank pages, the
+            pages of each that were handed out before, and all pages.
+
+    Returns:
+        None.
+
+    Raises:
+        If an argument is no number.
+    """
+    var numbers = at_address[Int64](Int(py=target))
+    ref core = _handle(address)[].core
+    numbers[unsafe_offset=0] = Int64(Int(core.pages))
+    numbers[unsafe_offset=1] = Int64(Int(core.expires))
+    numbers[unsafe_offset=2] = Int64(Int(core.index.kept))
+    numbers[unsafe_offset=3] = Int64(Int(core.device.fronts))
+    numbers[unsafe_offset=4] = Int64(Int(core.host.fronts))
+    numbers[unsafe_offset=5] = Int64(core.device.blank_front)
+    numbers[unsafe_offset=6] = Int64(core.host.blank_front)
+    numbers[unsafe_offset=7] = Int64(core.device.num_touched)
+    numbers[unsafe_offset=8] = Int64(core.host.num_touched)
+    numbers[unsafe_offset=9] = Int64(core.device.size + core.host.size)
+    return PythonObject(None)
+
+
 def look_at_row(
     address: PythonObject, batch: PythonObject, row: PythonObject
 ) raises -> PythonObject:
@@ -429,7 +458,7 @@ def fill_table(
         var row = handle[].rows.row(index)
         var held = 0
         if core.is_claimed(row.seq):
-            held = Int(core.sequences[unsafe_offset = row.seq].num_pages)
+            held = Int(core.sequences[unsafe_offset=row.seq].num_pages)
         if row.active > held:
             return _answer(handle, core.fail(BEYOND_PAGES, index, held))
         if row.active > width:
@@ -441,7 +470,7 @@ def fill_table(
         if row.active > 0:
             unsafe_memcpy(
                 dest=target.unsafe_offset(index * width),
-                src=core.sequences[unsafe_offset = row.seq].pages,
+                src=core.sequences[unsafe_offset=row.seq].pages,
                 count=row.active,
             )
     return _answer(handle, OK)
@@ -562,9 +591,7 @@ def admit_rows(
     var running = at_address[Running](Int(py=batch))
     return _answer(
         handle,
-        admit(
-            handle[].core, running[], handle[].rows, Int(py=namespace)
-        ),
+        admit(handle[].core, running[], handle[].rows, Int(py=namespace)),
     )
 
 
@@ -719,6 +746,7 @@ def PyInit__kvcore() abi("C") -> PythonObject:
         module.def_function[is_sequence]("is_claimed")
         module.def_function[look_at]("look_at")
         module.def_function[look_at_row]("look_at_row")
+        module.def_function[describe]("describe")
         module.def_function[fill_table]("fill")
         module.def_function[probe_row]("probe")
         module.def_function[find_evictions]("evicted_at")

@@ -38,7 +38,7 @@ struct Ghosts(Movable):
             digest: Digest of the page.
             when: The clock.
         """
-        ref place = self._places[unsafe_offset = _place(digest)]
+        ref place = self._places[unsafe_offset=_place(digest)]
         place.digest = digest
         place.when = when
         place.is_set = True
@@ -52,7 +52,7 @@ struct Ghosts(Movable):
         Returns:
             The clock at that time, or -1 if that is not known.
         """
-        ref place = self._places[unsafe_offset = _place(digest)]
+        ref place = self._places[unsafe_offset=_place(digest)]
         if place.is_set and place.digest == digest:
             return place.when
         return -1

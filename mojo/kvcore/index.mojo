@@ -116,7 +116,7 @@ struct PrefixIndex(Movable):
         """
         if (parent & ROOT) != 0:
             return self.namespaces[Int(parent ^ ROOT)].digest
-        return self.pages[unsafe_offset = linked(parent)].digest
+        return self.pages[unsafe_offset=linked(parent)].digest
 
     def first_child(self, parent: UInt32) -> UInt32:
         """Returns the newest page behind another.
@@ -129,7 +129,7 @@ struct PrefixIndex(Movable):
         """
         if (parent & ROOT) != 0:
             return self.namespaces[Int(parent ^ ROOT)].child
-        return self.pages[unsafe_offset = linked(parent)].child
+        return self.pages[unsafe_offset=linked(parent)].child
 
     def digest(self, parent: Digest, kept: Ptr[Int32]) -> Digest:
         """Returns the digest of a page's tokens.
@@ -234,7 +234,7 @@ struct PrefixIndex(Movable):
         self._disown(page)
         var child = self.pages[unsafe_offset=page].child
         while child != NO_LINK:
-            ref below = self.pages[unsafe_offset = linked(child)]
+            ref below = self.pages[unsafe_offset=linked(child)]
             below.parent = NO_LINK
             child = below.elder
         ref entry = self.pages[unsafe_offset=page]
@@ -269,16 +269,16 @@ struct PrefixIndex(Movable):
         self._enter(target)
         var child = old.child
         while child != NO_LINK:
-            ref below = self.pages[unsafe_offset = linked(child)]
+            ref below = self.pages[unsafe_offset=linked(child)]
             below.parent = link_to(target)
             child = below.elder
 
     def _candidate(
         self, parent: UInt32, digest: Digest, kept: Ptr[Int32]
     ) -> Int:
-        var link = self._buckets[unsafe_offset = self._bucket_of(digest)]
+        var link = self._buckets[unsafe_offset=self._bucket_of(digest)]
         while link != NO_LINK:
-            ref entry = self.pages[unsafe_offset = linked(link)]
+            ref entry = self.pages[unsafe_offset=linked(link)]
             if entry.digest == digest and entry.parent == parent:
                 var there = Tokens(
                     address=Int(kept), length=self.page_size, width=4
@@ -305,7 +305,7 @@ struct PrefixIndex(Movable):
             self._buckets[unsafe_offset=bucket] = entry.bucket
             return
         while True:
-            ref before = self.pages[unsafe_offset = linked(link)]
+            ref before = self.pages[unsafe_offset=linked(link)]
             if before.bucket == link_to(page):
                 before.bucket = entry.bucket
                 return
@@ -319,7 +319,7 @@ struct PrefixIndex(Movable):
         entry.elder = newest
         entry.younger = NO_LINK
         if newest != NO_LINK:
-            self.pages[unsafe_offset = linked(newest)].younger = link_to(page)
+            self.pages[unsafe_offset=linked(newest)].younger = link_to(page)
         self._set_first_child(parent, link_to(page))
 
     def _disown(mut self, page: Int):
@@ -328,13 +328,11 @@ struct PrefixIndex(Movable):
         if entry.parent == NO_LINK:
             return
         if entry.elder != NO_LINK:
-            self.pages[unsafe_offset = linked(entry.elder)].younger = (
-                entry.younger
-            )
+            self.pages[
+                unsafe_offset=linked(entry.elder)
+            ].younger = entry.younger
         if entry.younger != NO_LINK:
-            self.pages[unsafe_offset = linked(entry.younger)].elder = (
-                entry.elder
-            )
+            self.pages[unsafe_offset=linked(entry.younger)].elder = entry.elder
         else:
             self._set_first_child(entry.parent, entry.elder)
 
@@ -343,4 +341,4 @@ struct PrefixIndex(Movable):
             var namespace = Int(parent ^ ROOT)
             self.namespaces.values[unsafe_offset=namespace].child = child
         else:
-            self.pages[unsafe_offset = linked(parent)].child = child
+            self.pages[unsafe_offset=linked(parent)].child = child

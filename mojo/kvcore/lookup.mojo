@@ -33,7 +33,7 @@ def plan_row(
     """
     if not core.is_claimed(row.seq):
         return core.fail(UNKNOWN_SEQUENCE, row.seq)
-    ref sequence = core.sequences[unsafe_offset = row.seq]
+    ref sequence = core.sequences[unsafe_offset=row.seq]
     var committed = Int(sequence.num_committed)
     var held = Int(sequence.num_pages)
     var begin = committed * core.page_size
@@ -73,9 +73,7 @@ def plan_row(
         var hit = num_hits * core.page_size
         plan.copied = _begun_and_shared(core, row, held)
         plan.wanted_whole = _pages_wanted(core, row, hit, num_steps)
-        plan.wanted = _pages_wanted(
-            core, row, hit + partial_length, num_steps
-        )
+        plan.wanted = _pages_wanted(core, row, hit + partial_length, num_steps)
     core.plans.push(plan)
     return OK
 
@@ -94,9 +92,7 @@ def is_shared(core: Core, page: Int) -> Bool:
     return entry.references() > 1 or entry.is_indexed()
 
 
-def _walk(
-    mut core: Core, row: Row, committed: Int, max_onload: Int
-) -> UInt32:
+def _walk(mut core: Core, row: Row, committed: Int, max_onload: Int) -> UInt32:
     """Appends the pages that continue a row; returns the last one's link."""
     var parent = core.parent_of(row.seq, committed)
     var first = committed * core.page_size
@@ -151,5 +147,5 @@ def _begun_and_shared(core: Core, row: Row, held: Int) -> Int:
     var column = row.processed // core.page_size
     if row.processed % core.page_size == 0 or column >= held:
         return -1
-    var page = core.sequences[unsafe_offset = row.seq].page(column)
+    var page = core.sequences[unsafe_offset=row.seq].page(column)
     return page if is_shared(core, page) else -1

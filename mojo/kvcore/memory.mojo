@@ -106,7 +106,7 @@ struct Stack[T: TrivialRegisterPassable](Movable):
         if self.length == self.capacity:
             self.capacity *= 2
             self.values = grown(self.values, self.capacity)
-        self.values[unsafe_offset = self.length] = value
+        self.values[unsafe_offset=self.length] = value
         self.length += 1
 
     def pop(mut self) -> Self.T:
@@ -116,7 +116,7 @@ struct Stack[T: TrivialRegisterPassable](Movable):
             The value.
         """
         self.length -= 1
-        return self.values[unsafe_offset = self.length]
+        return self.values[unsafe_offset=self.length]
 
     def __getitem__(self, index: Int) -> Self.T:
         """Returns a value.

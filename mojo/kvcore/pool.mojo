@@ -135,9 +135,7 @@ struct Pool(Movable):
             if above.is_cached() and above.priority() == priority:
                 self._link(above.before, page, link_to(parent), priority)
                 return
-        self._link(
-            self.backs[unsafe_offset=priority], page, NO_LINK, priority
-        )
+        self._link(self.backs[unsafe_offset=priority], page, NO_LINK, priority)
 
     def remove_cached(mut self, page: Int):
         """Takes a page out of its list; its own links stay as they are.
@@ -151,17 +149,15 @@ struct Pool(Movable):
         if entry.before == NO_LINK:
             self.fronts[unsafe_offset=priority] = entry.behind
         else:
-            self.pages[unsafe_offset = linked(entry.before)].behind = (
-                entry.behind
-            )
+            self.pages[unsafe_offset=linked(entry.before)].behind = entry.behind
         if entry.behind == NO_LINK:
             self.backs[unsafe_offset=priority] = entry.before
         else:
-            self.pages[unsafe_offset = linked(entry.behind)].before = (
-                entry.before
-            )
+            self.pages[unsafe_offset=linked(entry.behind)].before = entry.before
         if self.fronts[unsafe_offset=priority] == NO_LINK:
-            self.occupied[priority >> 6] &= ~(UInt64(1) << UInt64(priority & 63))
+            self.occupied[priority >> 6] &= ~(
+                UInt64(1) << UInt64(priority & 63)
+            )
 
     def restore_cached(mut self, page: Int):
         """Undoes the last `remove_cached` that was not undone yet.
@@ -173,16 +169,18 @@ struct Pool(Movable):
         self.num_cached += 1
         self._link(entry.before, page, entry.behind, entry.priority())
 
-    def _link(mut self, before: UInt32, page: Int, behind: UInt32, priority: Int):
+    def _link(
+        mut self, before: UInt32, page: Int, behind: UInt32, priority: Int
+    ):
         ref entry = self.pages[unsafe_offset=page]
         entry.before = before
         entry.behind = behind
         if before == NO_LINK:
             self.fronts[unsafe_offset=priority] = link_to(page)
         else:
-            self.pages[unsafe_offset = linked(before)].behind = link_to(page)
+            self.pages[unsafe_offset=linked(before)].behind = link_to(page)
         if behind == NO_LINK:
             self.backs[unsafe_offset=priority] = link_to(page)
         else:
-            self.pages[unsafe_offset = linked(behind)].before = link_to(page)
+            self.pages[unsafe_offset=linked(behind)].before = link_to(page)
         self.occupied[priority >> 6] |= UInt64(1) << UInt64(priority & 63)

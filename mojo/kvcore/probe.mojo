@@ -59,5 +59,5 @@ def _longest(core: Core, parent: UInt32, tokens: Tokens, first: Int) -> Int:
     while link != NO_LINK:
         var kept = core.index.tokens_of(linked(link))
         longest = max(longest, tokens.common(first, kept, most))
-        link = core.pages[unsafe_offset = linked(link)].elder
+        link = core.pages[unsafe_offset=linked(link)].elder
     return longest

@@ -69,7 +69,7 @@ def _hold_hits(mut core: Core) -> Int:
     if wanted <= free:
         return OK
     for index in range(core.hits.length):
-        core.pages[unsafe_offset = Int(core.hits[index])].add_references(-1)
+        core.pages[unsafe_offset=Int(core.hits[index])].add_references(-1)
     _restore(core, 0)
     return core.fail(INSUFFICIENT_PAGES, wanted, free)
 
@@ -86,7 +86,7 @@ def _drop_partials(mut core: Core, num_removed: Int):
     for index in range(core.plans.length):
         ref plan = core.plans.values[unsafe_offset=index]
         if plan.partial != NO_PARTIAL:
-            core.pages[unsafe_offset = plan.partial].add_references(-1)
+            core.pages[unsafe_offset=plan.partial].add_references(-1)
             plan.drop_partial()
     _restore(core, num_removed)
 
@@ -117,7 +117,7 @@ def _num_freed(core: Core) -> Int:
     var num_freed = 0
     for index in range(core.plans.length):
         var plan = core.plans[index]
-        ref sequence = core.sequences[unsafe_offset = plan.seq]
+        ref sequence = core.sequences[unsafe_offset=plan.seq]
         for place in range(plan.num_replaced()):
             var page = sequence.page(plan.committed + place)
             if core.pages[unsafe_offset=page].references() == 1:
@@ -141,9 +141,7 @@ def _carry_out(mut core: Core):
     for index in range(core.plans.length):
         var plan = core.plans[index]
         if plan.num_hits > 0:
-            apply_retention(
-                core, plan.seq, plan.committed + plan.num_hits - 1
-            )
+            apply_retention(core, plan.seq, plan.committed + plan.num_hits - 1)
     for index in range(core.removed.length):
         core.drop_reference(Int(core.removed[index]))
 
@@ -152,7 +150,7 @@ def _take_hits(mut core: Core, plan: Plan):
     """Puts retained hits into a row, in place of what is there."""
     if plan.num_hits == 0:
         return
-    ref sequence = core.sequences[unsafe_offset = plan.seq]
+    ref sequence = core.sequences[unsafe_offset=plan.seq]
     var end = plan.committed + plan.num_replaced()
     for column in reversed(range(plan.committed, end)):
         core.drop_reference(sequence.page(column))
@@ -168,7 +166,7 @@ def _take_hits(mut core: Core, plan: Plan):
 def _load_hits(mut core: Core, plan: Plan):
     """Gives each host page of a row a page of the device."""
     for column in range(plan.committed, plan.committed + plan.num_hits):
-        ref sequence = core.sequences[unsafe_offset = plan.seq]
+        ref sequence = core.sequences[unsafe_offset=plan.seq]
         var source = sequence.page(column)
         if core.device.holds(source):
             continue
@@ -176,7 +174,7 @@ def _load_hits(mut core: Core, plan: Plan):
         if core.loaded[unsafe_offset=place] == NO_LINK:
             core.loaded[unsafe_offset=place] = link_to(_load(core, source))
         var target = linked(core.loaded[unsafe_offset=place])
-        core.sequences[unsafe_offset = plan.seq].set_page(column, target)
+        core.sequences[unsafe_offset=plan.seq].set_page(column, target)
 
 
 def _load(mut core: Core, source: Int) -> Int:
@@ -208,12 +206,12 @@ def _take_pages(mut core: Core, plan: Plan):
         _replace_begun(core, plan)
     for _ in range(plan.num_new()):
         var page = core.allocate()
-        core.sequences[unsafe_offset = plan.seq].append(page)
+        core.sequences[unsafe_offset=plan.seq].append(page)
 
 
 def _replace_begun(mut core: Core, plan: Plan):
     var own = core.allocate()
-    ref sequence = core.sequences[unsafe_offset = plan.seq]
+    ref sequence = core.sequences[unsafe_offset=plan.seq]
     var column = Int(sequence.num_committed)
     while sequence.page(column) != plan.copied:
         column += 1
@@ -226,7 +224,7 @@ def _copy_partial(mut core: Core, plan: Plan):
     if plan.partial == NO_PARTIAL:
         return
     var column = plan.committed + plan.num_hits
-    var own = core.sequences[unsafe_offset = plan.seq].page(column)
+    var own = core.sequences[unsafe_offset=plan.seq].page(column)
     _copy(core, plan.partial, own)
 
 

@@ -52,9 +52,7 @@ def priority_of(core: Core, seq: Int) -> Int:
     return Int(sequence.priority)
 
 
-def set_retention(
-    mut core: Core, seq: Int, *, priority: Int, expires: Float64
-):
+def set_retention(mut core: Core, seq: Int, *, priority: Int, expires: Float64):
     """Sets the priority of what a sequence commits, and has committed.
 
     Args:
@@ -81,8 +79,8 @@ def tick(mut core: Core, now: Float64):
     core.deadlines.clock = now
     while core.deadlines.is_due():
         var due = core.deadlines.pop()
-        var depth = Int(core.depths[unsafe_offset = due.page])
-        var expires = core.expires[unsafe_offset = due.page]
+        var depth = Int(core.depths[unsafe_offset=due.page])
+        var expires = core.expires[unsafe_offset=due.page]
         if expires == due.expires and depth == due.depth:
             _fall_back(core, due.page)
 

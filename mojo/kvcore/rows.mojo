@@ -123,7 +123,7 @@ struct Rows(Sized, TrivialRegisterPassable):
             index: Which row.
             seq: The sequence.
         """
-        self.numbers[unsafe_offset = HEADER + index] = Int64(seq)
+        self.numbers[unsafe_offset=HEADER + index] = Int64(seq)
 
     def hit(self, index: Int) -> Int:
         """Returns the answer of `set_hit`.
@@ -143,9 +143,9 @@ struct Rows(Sized, TrivialRegisterPassable):
             index: Which row.
             tokens: Tokens beyond the processed ones.
         """
-        self.numbers[
-            unsafe_offset = HEADER + 6 * self.stride + index
-        ] = Int64(tokens)
+        self.numbers[unsafe_offset=HEADER + 6 * self.stride + index] = Int64(
+            tokens
+        )
 
     def _field(self, field: Int, index: Int) -> Int:
         var place = HEADER + field * self.stride + index

@@ -180,7 +180,7 @@ def measure(core: Core, mut running: Running):
     var active: UInt32 = 0
     var longest: UInt32 = 0
     for row in range(running.seqs.length):
-        ref sequence = core.sequences[unsafe_offset = Int(running.seqs[row])]
+        ref sequence = core.sequences[unsafe_offset=Int(running.seqs[row])]
         active = max(active, sequence.length - sequence.processed)
         longest = max(longest, sequence.length)
     running.max_lengths[unsafe_offset=0] = active
@@ -206,7 +206,7 @@ def _check_prompts(mut core: Core, running: Running, rows: Rows) -> Int:
 def _append_row(mut core: Core, mut running: Running, row: Row, hit: Int):
     var place = running.seqs.length
     running.seqs.push(UInt32(row.seq))
-    ref sequence = core.sequences[unsafe_offset = row.seq]
+    ref sequence = core.sequences[unsafe_offset=row.seq]
     sequence.processed = UInt32(hit)
     sequence.length = UInt32(row.tokens.length)
     running.cache_lengths[unsafe_offset=place] = UInt32(hit)
@@ -222,7 +222,7 @@ def _append_row(mut core: Core, mut running: Running, row: Row, hit: Int):
 
 def _keep_tokens(mut core: Core, row: Row):
     """Writes a prompt's tokens into the pages that are not findable yet."""
-    ref sequence = core.sequences[unsafe_offset = row.seq]
+    ref sequence = core.sequences[unsafe_offset=row.seq]
     var size = core.page_size
     for column in range(Int(sequence.num_committed), Int(sequence.num_pages)):
         var first = column * size
@@ -256,7 +256,7 @@ def _check_step(mut core: Core, running: Running, tokens: Tokens) -> Int:
     var wanted = 0
     var size = UInt32(core.page_size)
     for row in range(running.seqs.length):
-        ref sequence = core.sequences[unsafe_offset = Int(running.seqs[row])]
+        ref sequence = core.sequences[unsafe_offset=Int(running.seqs[row])]
         if sequence.length == sequence.num_pages * size:
             wanted += 1
             if Int(sequence.num_pages) == running.columns:
@@ -268,9 +268,7 @@ def _check_step(mut core: Core, running: Running, tokens: Tokens) -> Int:
     return OK
 
 
-def _append_token(
-    mut core: Core, mut running: Running, row: Int, token: Int32
-):
+def _append_token(mut core: Core, mut running: Running, row: Int, token: Int32):
     var seq = Int(running.seqs[row])
     ref sequence = core.sequences[unsafe_offset=seq]
     var size = core.page_size
@@ -285,7 +283,7 @@ def _append_token(
     grown.length += 1
     if core.is_caching:
         var page = grown.page(Int(grown.num_pages) - 1)
-        core.index.tokens_of(page)[unsafe_offset = size - room] = token
+        core.index.tokens_of(page)[unsafe_offset=size - room] = token
 
 
 def _move_row(mut running: Running, source: Int, target: Int):

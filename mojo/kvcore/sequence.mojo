@@ -68,7 +68,7 @@ struct Sequence(TrivialRegisterPassable):
             page: The page.
         """
         self.make_room(Int(self.num_pages) + 1)
-        self.pages[unsafe_offset = Int(self.num_pages)] = UInt32(page)
+        self.pages[unsafe_offset=Int(self.num_pages)] = UInt32(page)
         self.num_pages += 1
 
     def page(self, column: Int) -> Int:

@@ -59,9 +59,7 @@ def truncate(mut core: Core, seq: Int, length: Int) -> Int:
     var size = core.page_size
     core.cut(seq, (length + size - 1) // size)
     ref sequence = core.sequences[unsafe_offset=seq]
-    sequence.num_committed = min(
-        sequence.num_committed, UInt32(length // size)
-    )
+    sequence.num_committed = min(sequence.num_committed, UInt32(length // size))
     core.count()
     return OK
 
@@ -135,10 +133,10 @@ def _family(core: Core, page: Int) -> Stack[UInt32]:
     family.push(UInt32(page))
     var next = 0
     while next < family.length:
-        var link = core.pages[unsafe_offset = Int(family[next])].child
+        var link = core.pages[unsafe_offset=Int(family[next])].child
         while link != NO_LINK:
             family.push(UInt32(linked(link)))
-            link = core.pages[unsafe_offset = linked(link)].elder
+            link = core.pages[unsafe_offset=linked(link)].elder
         next += 1
     return family^
 

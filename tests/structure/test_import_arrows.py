@@ -1,6 +1,7 @@
 import pytest
 
 from import_arrows import (
+    KVCORE_LAYERS,
     MOJO_LAYERS,
     PYTHON_LAYERS,
     Module,
@@ -35,6 +36,13 @@ def test_mojo_arrows_point_down() -> None:
     modules = read_mojo(ROOT / "mojo" / "kvcache")
     assert {"ops", "layout"} <= {module.name for module in modules}
     assert mojo_findings(*modules) == []
+
+
+def test_arrows_of_the_bookkeeping_point_down() -> None:
+    modules = read_mojo(ROOT / "mojo" / "kvcore")
+    assert {"core", "extension"} <= {module.name for module in modules}
+    imports = {module: mojo_imports(module) for module in modules}
+    assert list(upward_arrows(imports, KVCORE_LAYERS)) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What the rest of the library asks of the bookkeeping."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from kvcache.core.values import (
     Probe,
     window_after_hit,
 )
+
+if TYPE_CHECKING:
+    from kvcache.core.running import RunningRows, StepMemory
 
 __all__ = [
     "DEFAULT_PRIORITY",
@@ -266,6 +269,13 @@ class CacheCore(Protocol):
         Returns:
             Seconds on the clock of `tick`, `[num_tokens // page_size]`; nan
             where it is not known that the page ever was.
+        """
+
+    def open_batch(self, memory: "StepMemory") -> "RunningRows":
+        """Returns a batch without rows that writes its tables in place.
+
+        Args:
+            memory: Where the tables are written.
         """
 
     def check(self) -> None:

@@ -85,6 +85,7 @@ class NativeCore:
         self._is_caching = enable_prefix_caching
         self._num_pages = num_pages
         self._num_host_pages = num_host_pages
+        self._num_sequences = num_sequences
         self._rows = RowMemory(max(num_sequences, 1))
         self._counters = np.zeros(_COUNTERS, np.int64)
         self._key = _random_words(module.count_key_words(page_size))
@@ -294,7 +295,14 @@ class NativeCore:
 
     def check(self) -> None:
         """Verifies every invariant; see `CacheCore.check`."""
-        check_memory(self._module, self._address, self._rows)
+        check_memory(
+            self._module,
+            self._address,
+            self._rows,
+            num_pages=self._num_pages,
+            page_size=self._page_size,
+            num_sequences=self._num_sequences,
+        )
 
     def _take(
         self,

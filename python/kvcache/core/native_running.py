@@ -14,6 +14,7 @@ from kvcache.core.running import (
     Prompt,
     StepMemory,
     check_count,
+    check_prompts,
     check_rows,
 )
 from kvcache.core.values import Granted
@@ -73,17 +74,11 @@ class NativeRows:
         min_partial: int | None = None,
     ) -> Granted:
         """Claims and reserves prompts; see `RunningRows.admit`."""
-        for prompt in prompts:
-            if prompt.ndim != 1 or not prompt.size:
-                raise RequestStateError(
-                    f"wanted a row of at least one token, got shape "
-                    f"{prompt.shape}"
-                )
+        check_prompts(prompts)
         rows, most = self._rows, len(self._memory.cache_lengths)
         if self._count + len(prompts) > min(most, self._rows.capacity):
             raise ClaimError(
-                f"wanted at most {most} rows, got "
-                f"{self._count + len(prompts)}"
+                f"wanted at most {most} rows, got {self._count + len(prompts)}"
             )
         rows.set_limits(1, min_partial or 0, -1)
         held = rows.write_prompts(prompts)
@@ -118,9 +113,7 @@ class NativeRows:
         """Releases rows; see `RunningRows.leave`."""
         check_rows(rows, self._count)
         gone = np.array(sorted(rows), np.int64)
-        self._module.leave(
-            self._core, self._batch, address_of(gone), len(gone)
-        )
+        self._module.leave(self._core, self._batch, address_of(gone), len(gone))
         self._count -= len(gone)
 
     def pages(self, row: int) -> npt.NDArray[np.uint32]:

@@ -12,6 +12,7 @@ from kvcache.core.look import evicted_at, probe
 from kvcache.core.plan import Ask, plan_batch
 from kvcache.core.prefix import PrefixIndex
 from kvcache.core.retention import Retention, RetentionClock
+from kvcache.core.running import PlainRows, StepMemory
 from kvcache.core.sequences import Sequences
 from kvcache.core.tiers import Tiers
 from kvcache.core.values import (
@@ -227,6 +228,10 @@ class PlainCore:
     ) -> npt.NDArray[np.float64]:
         """Returns when pages were evicted; see `CacheCore.evicted_at`."""
         return evicted_at(self._books, namespace, tokens)
+
+    def open_batch(self, memory: StepMemory) -> PlainRows:
+        """Returns a batch without rows; see `CacheCore.open_batch`."""
+        return PlainRows(self, memory)
 
     def check(self) -> None:
         """Verifies every invariant; see `CacheCore.check`."""

@@ -129,6 +129,7 @@ class PlainRows:
                 f"wanted at most {len(self._memory.cache_lengths)} rows, got "
                 f"{rows}"
             )
+        check_prompts(prompts)
         for prompt in prompts:
             check_ids(prompt)
             self._check_columns(len(prompt))
@@ -236,16 +237,29 @@ def check_count(tokens: npt.NDArray[Any], rows: int) -> None:
         )
 
 
+def check_prompts(prompts: Sequence[Prompt]) -> None:
+    """Verifies that each prompt is a row of at least one token.
+
+    Raises:
+        RequestStateError: If one is not.
+    """
+    for prompt in prompts:
+        if prompt.ndim != 1 or not prompt.size or prompt.dtype.kind != "i":
+            raise RequestStateError(
+                f"wanted a row of at least one integer, got {prompt.dtype} of "
+                f"shape {prompt.shape}"
+            )
+
+
 def check_ids(tokens: npt.NDArray[Any]) -> None:
-    """Verifies that there are token ids and that they fit 32 bits.
+    """Verifies that token ids are integers of at most 32 bits.
 
     Raises:
         RequestStateError: If not.
     """
-    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+    if tokens.dtype.kind != "i":
         raise RequestStateError(
-            f"wanted a row of integers, got {tokens.dtype} of shape "
-            f"{tokens.shape}"
+            f"wanted integers as token ids, got {tokens.dtype}"
         )
     limits = np.iinfo(np.int32)
     if tokens.size and not (
