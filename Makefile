@@ -60,6 +60,7 @@ check-types:
 
 check-mojo-docs:
 	@$(BIN)/mojo doc --diagnose-missing-doc-strings --Werror -o /dev/null mojo/kvcache
+	@$(BIN)/mojo doc --diagnose-missing-doc-strings --Werror -o /dev/null mojo/kvcore
 
 check-structure:
 	@$(BIN)/python -m pytest --quiet tests/structure

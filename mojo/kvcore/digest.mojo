@@ -55,7 +55,11 @@ struct Digest(Equatable, TrivialRegisterPassable):
         return self.low == other.low and self.high == other.high
 
     def mixed(self) -> UInt64:
-        """Returns 64 bits whose upper ones depend on all others."""
+        """Returns 64 bits whose upper ones depend on all others.
+
+        Returns:
+            The bits.
+        """
         return (self.low ^ self.high) * 0x9E3779B97F4A7C15
 
 

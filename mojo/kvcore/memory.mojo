@@ -5,7 +5,11 @@ from std.memory import unsafe_memcpy
 from std.sys import size_of
 
 comptime Ptr[T: AnyType] = Pointer[T, MutUntrackedOrigin]
-"""A pointer to memory that the core or its caller keeps alive."""
+"""A pointer to memory that the core or its caller keeps alive.
+
+Parameters:
+    T: What the memory holds.
+"""
 
 
 def zeroed[T: AnyType](count: Int) -> Ptr[T]:

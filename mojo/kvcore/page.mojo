@@ -69,19 +69,35 @@ struct Page(TrivialRegisterPassable):
     """Digest of its tokens and of all before them."""
 
     def references(self) -> Int:
-        """Returns how many rows hold the page."""
+        """Returns how many rows hold the page.
+
+        Returns:
+            The number of references.
+        """
         return Int(self.state & _REFERENCES)
 
     def is_indexed(self) -> Bool:
-        """Returns whether the page is findable."""
+        """Returns whether the page is findable.
+
+        Returns:
+            Whether it is.
+        """
         return (self.state & _INDEXED) != 0
 
     def is_cached(self) -> Bool:
-        """Returns whether the page is findable and held by nobody."""
+        """Returns whether the page is findable and held by nobody.
+
+        Returns:
+            Whether it is.
+        """
         return (self.state & (_REFERENCES | _INDEXED)) == _INDEXED
 
     def priority(self) -> Int:
-        """Returns the page's priority."""
+        """Returns the page's priority.
+
+        Returns:
+            From 0 to 100.
+        """
         return Int(self.state >> _PRIORITY_SHIFT)
 
     def add_references(mut self, count: Int):

@@ -30,11 +30,19 @@ struct Plan(TrivialRegisterPassable):
     """Pages in all if there is no partial hit."""
 
     def num_replaced(self) -> Int:
-        """Returns how many own pages give way to hits."""
+        """Returns how many own pages give way to hits.
+
+        Returns:
+            The number of pages.
+        """
         return min(self.held - self.committed, self.num_hits)
 
     def num_new(self) -> Int:
-        """Returns how many pages are appended to the row."""
+        """Returns how many pages are appended to the row.
+
+        Returns:
+            The number of pages.
+        """
         var covered = max(self.held, self.committed + self.num_hits)
         return max(0, self.wanted - covered)
 

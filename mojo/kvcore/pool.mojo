@@ -62,7 +62,11 @@ struct Pool(Movable):
         release_memory(self.backs)
 
     def num_free(self) -> Int:
-        """Returns how many pages can be handed out."""
+        """Returns how many pages can be handed out.
+
+        Returns:
+            The number of pages.
+        """
         var fresh = self.size - self.num_touched
         return fresh + self.num_blank + self.num_cached
 
@@ -109,7 +113,11 @@ struct Pool(Movable):
         self.num_blank += 1
 
     def victim(self) -> Int:
-        """Returns the cached page that goes first, or -1 without one."""
+        """Returns the cached page that goes first, or -1 without one.
+
+        Returns:
+            The page, or -1.
+        """
         if self.occupied[0] != 0:
             var priority = Int(count_trailing_zeros(self.occupied[0]))
             return linked(self.fronts[unsafe_offset=priority])

@@ -75,7 +75,11 @@ struct Deadlines(Movable):
             place = above
 
     def is_due(self) -> Bool:
-        """Returns whether a deadline has come."""
+        """Returns whether a deadline has come.
+
+        Returns:
+            Whether one has.
+        """
         return self._heap.length > 0 and self._heap[0].expires <= self.clock
 
     def pop(mut self) -> Deadline:

@@ -61,7 +61,11 @@ struct Rows(Sized, TrivialRegisterPassable):
         self.stride = stride
 
     def __len__(self) -> Int:
-        """Returns how many rows there are."""
+        """Returns how many rows there are.
+
+        Returns:
+            The number of rows.
+        """
         return self.header(0)
 
     def header(self, place: Int) -> Int:
@@ -85,15 +89,27 @@ struct Rows(Sized, TrivialRegisterPassable):
         self.numbers[unsafe_offset=place] = Int64(value)
 
     def num_steps(self) -> Int:
-        """Returns how often the model runs; 0 to take the prefixes alone."""
+        """Returns how often the model runs; 0 to take the prefixes alone.
+
+        Returns:
+            The number of steps.
+        """
         return self.header(1)
 
     def min_partial(self) -> Int:
-        """Returns the fewest tokens of a partial hit; 0 for none."""
+        """Returns the fewest tokens of a partial hit; 0 for none.
+
+        Returns:
+            The number of tokens.
+        """
         return self.header(2)
 
     def max_onload(self) -> Int:
-        """Returns how many host pages a row may load; -1 for any number."""
+        """Returns how many host pages a row may load; -1 for any number.
+
+        Returns:
+            The number of pages.
+        """
         return self.header(3)
 
     def row(self, index: Int) -> Row:

@@ -1,7 +1,7 @@
 """A batch that runs: its tables are written in place, step by step."""
 
 from std.math import ceildiv
-from std.memory import memset_zero, unsafe_memcpy
+from std.memory import unsafe_memcpy
 
 from .commit import commit_kept
 from .core import Core
