@@ -18,7 +18,7 @@ PYTHON_LAYERS = (
     {"manager"},
     {"graphs"},
     {"ops"},
-    {"cache_inputs", "core", "metrics", "model", "mojo_sources"},
+    {"cache_inputs", "core", "metrics", "model", "mojo_sources", "resets"},
     {"request"},
     {"cache_folder", "spec"},
     {"errors"},

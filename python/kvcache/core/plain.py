@@ -7,7 +7,12 @@ import numpy.typing as npt
 
 from kvcache.core.check import check_prefixes, check_references
 from kvcache.core.digest import Digest
-from kvcache.core.interface import Batch, Counts, window_after_hit
+from kvcache.core.interface import (
+    Batch,
+    Counts,
+    Probe,
+    window_after_hit,
+)
 from kvcache.core.plan import Plan
 from kvcache.core.pool import PagePool
 from kvcache.core.prefix import Parent, PrefixIndex
@@ -104,14 +109,17 @@ class PlainCore:
     def reserve(self, batch: Batch, *, num_steps: int) -> Counts:
         """Takes pages for the next steps; see `CacheCore.reserve`."""
         plans = self._plans(batch, num_steps)
-        hits = {page for plan in plans for page in plan.hits}
-        free = self._pool.num_free
-        free -= sum(self._pool.ref_count(page) == 0 for page in hits)
-        free += sum(plan.num_replaced for plan in plans)
-        wanted = sum(plan.num_new for plan in plans)
-        if wanted > free:
-            raise InsufficientPagesError(wanted=wanted, free=free)
+        self._check_pages(plans)
         return self._apply(plans)
+
+    def check_reserve(self, batch: Batch, *, num_steps: int) -> None:
+        """Verifies that `reserve` works; see `CacheCore.check_reserve`."""
+        self._check_pages(self._plans(batch, num_steps))
+
+    def probe(self, namespace: bytes, tokens: npt.NDArray[np.int64]) -> Probe:
+        """Returns what is cached; see `CacheCore.probe`."""
+        pages = self._index.match(namespace, tokens) if self._is_caching else []
+        return Probe(np.array(pages, np.uint32))
 
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:
         """Returns a sequence's pages in order, as a read-only view."""
@@ -208,6 +216,16 @@ class PlainCore:
             committed, held = int(self._committed[seq]), self._num_held(seq)
             plans.append(Plan(seq, committed, held, hits, wanted))
         return plans
+
+    def _check_pages(self, plans: Sequence[Plan]) -> None:
+        """Verifies that the pages of plans are there, all together."""
+        hits = {page for plan in plans for page in plan.hits}
+        free = self._pool.num_free
+        free -= sum(self._pool.ref_count(page) == 0 for page in hits)
+        free += sum(plan.num_replaced for plan in plans)
+        wanted = sum(plan.num_new for plan in plans)
+        if wanted > free:
+            raise InsufficientPagesError(wanted=wanted, free=free)
 
     def _num_held(self, seq: int) -> int:
         return len(self._table.pages(seq))
