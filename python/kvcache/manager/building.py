@@ -41,12 +41,13 @@ def build_replicas(
         digest: Finds cached pages; one for all replicas.
     """
     digest = keyed_digest() if digest is None else digest
+    spare = len(pools) > 1  # A sequence that looks, or holds what is copied.
     members = [
         Replica(
             PlainCore(
                 num_pages,
                 page_size,
-                num_requests + copies_prefixes,  # One holds what is copied.
+                num_requests + spare,
                 enable_prefix_caching=params.enable_prefix_caching,
                 digest=digest,
             ),

@@ -7,14 +7,17 @@ import numpy as np
 from max.driver import Buffer
 
 from kvcache.core.digest import namespace
+from kvcache.core.interface import Batch
 from kvcache.errors import (
     ClaimError,
+    InsufficientPagesError,
     RequestStateError,
     UnknownReplicaError,
 )
+from kvcache.manager.replica import Replica
 from kvcache.manager.replicas import Replicas
+from kvcache.manager.tables import counts
 from kvcache.request import RequestContext
-from kvcache.spec import pages_for
 
 BALANCE = 4
 """Requests beyond the least busy replica's that outweigh a whole prompt."""
@@ -180,13 +183,33 @@ class ReplicaRouting:
             size = core.page_size
             whole = (len(tokens) - 1) // size * size
             num_hits = len(core.probe(root, tokens[:whole]).pages)
-            num_new = pages_for(len(tokens), size) - num_hits
-            is_open = member.num_requests < member.max_batch_size
             states.append(
                 ReplicaState(
                     num_requests=member.num_requests,
-                    has_room=is_open and num_new <= core.num_free,
+                    has_room=_has_room(member, root, context),
                     num_cached=num_hits * size,
                 )
             )
         return states
+
+
+def _has_room(
+    member: Replica, namespace: bytes, context: RequestContext
+) -> bool:
+    """Returns whether a replica could take a request and its pages now."""
+    if member.num_requests >= member.max_batch_size:
+        return False
+    tokens, seq = context.tokens, member.core.claim(namespace)
+    batch = Batch(
+        seqs=counts([seq]),
+        processed=counts([0]),
+        active=counts([tokens.current_position]),
+        tokens=[tokens.all],
+    )
+    try:
+        member.core.check_reserve(batch, num_steps=1)
+    except InsufficientPagesError:
+        return False
+    finally:
+        member.core.release(seq)
+    return True
