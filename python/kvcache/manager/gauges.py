@@ -10,8 +10,11 @@ class CacheGauges:
     _replicas: Replicas
     total_num_pages: int
     """Pages that requests can hold; no null page is among them."""
-    total_num_host_pages = 0
-    """Pages in host memory; there is no host tier yet."""
+
+    @property
+    def total_num_host_pages(self) -> int:
+        """Pages in host memory; none without a host tier."""
+        return 0
 
     @property
     def num_free_blocks(self) -> int:
