@@ -3,7 +3,10 @@
 from kvcache.graphs.attention import attention_graph
 from kvcache.graphs.copy import copy_pages_graph
 from kvcache.graphs.gather import gather_graph
-from kvcache.graphs.increment import increment_cache_lengths_graph
+from kvcache.graphs.increment import (
+    increment_cache_lengths_graph,
+    increment_replicas_graph,
+)
 from kvcache.graphs.rope_store import rope_store_graph
 from kvcache.graphs.store import store_graph
 
@@ -12,6 +15,7 @@ __all__ = [
     "copy_pages_graph",
     "gather_graph",
     "increment_cache_lengths_graph",
+    "increment_replicas_graph",
     "rope_store_graph",
     "store_graph",
 ]

@@ -18,7 +18,7 @@ PYTHON_LAYERS = (
     {"manager"},
     {"graphs"},
     {"ops"},
-    {"cache_inputs", "core", "metrics", "model"},
+    {"cache_inputs", "core", "metrics", "model", "resets"},
     {"mojo_sources", "request"},
     {"cache_folder", "spec"},
     {"errors"},
@@ -57,6 +57,9 @@ MAY_IMPORT_MAX = {"cache_inputs", "graphs", "manager", "ops", "serve.runner"}
 
 MAY_IMPORT_TORCH: set[str] = set()
 """The doors over torch tensors, once there are any."""
+
+MAY_IMPORT_ZMQ = {"resets"}
+"""Units that may import ZeroMQ, which is an extra."""
 
 FOR_TESTS_ONLY = {"reference"}
 """Units that no other unit imports: what an operation means."""
@@ -168,7 +171,11 @@ def upward_arrows(
 
 def strays(imports: Mapping[Module, list[Import]]) -> Iterator[str]:
     """Yields a line for each import of a package that a module may not use."""
-    allowed = {"max": MAY_IMPORT_MAX, "torch": MAY_IMPORT_TORCH}
+    allowed = {
+        "max": MAY_IMPORT_MAX,
+        "torch": MAY_IMPORT_TORCH,
+        "zmq": MAY_IMPORT_ZMQ,
+    }
     plain = {"numpy", *sys.stdlib_module_names}
     for module, found in imports.items():
         for item in found:

@@ -35,12 +35,52 @@ def make(
     return PagedKVCacheManager(params, max_batch_size, max_seq_len, **arguments)
 
 
+def make_replicas(
+    replicas: int = 2,
+    shards: int = 1,
+    *,
+    num_pages: int = 10,
+    page_size: int = 16,
+    max_batch_size: int = 12,
+    max_seq_len: int = 256,
+    caching: bool = True,
+    **changes: Any,
+) -> PagedKVCacheManager:
+    """A manager of logical replicas on the CPU, `num_pages` pages each."""
+    params = KVCacheParams(
+        "float32",
+        2,
+        8,
+        enable_prefix_caching=caching,
+        page_size=page_size,
+        n_devices=replicas * shards,
+        data_parallel_degree=replicas,
+    )
+    arguments: dict[str, Any] = {
+        "num_layers": 3,
+        "devices": [HOST] * params.n_devices,
+        "session": None,
+        "available_cache_memory": replicas
+        * num_pages
+        * params.bytes_per_page(3),
+        "page_size": page_size,
+        "enable_runtime_checks": True,
+        **changes,
+    }
+    return PagedKVCacheManager(params, max_batch_size, max_seq_len, **arguments)
+
+
 def claimed(
-    manager: PagedKVCacheManager, tokens: Sequence[int] | int, **fields: Any
+    manager: PagedKVCacheManager,
+    tokens: Sequence[int] | int,
+    *,
+    on: int | None = None,
+    **fields: Any,
 ) -> Request:
+    """A request on a replica, which needs no name if there is one only."""
     ids = range(tokens) if isinstance(tokens, int) else tokens
     request = Request(np.array(ids), **fields)
-    manager.external_claim(request.request_id)
+    manager.external_claim(request.request_id, on)
     return request
 
 

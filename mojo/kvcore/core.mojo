@@ -103,6 +103,8 @@ struct Core(Movable):
     """The pages that all plans found."""
     var removed: Stack[UInt32]
     """Pages that the current call took out of their lists."""
+    var num_hits_removed: Int
+    """How many of them are whole hits."""
     var loaded: Ptr[UInt32]
     """Of each host page, link to where the current call moved it."""
     var counters: Ptr[Counters]
@@ -160,6 +162,7 @@ struct Core(Movable):
         self.plans = Stack[Plan]()
         self.hits = Stack[UInt32]()
         self.removed = Stack[UInt32]()
+        self.num_hits_removed = 0
         self.loaded = zeroed[UInt32](num_host_pages)
         self.counters = counters
         self.detail = 0

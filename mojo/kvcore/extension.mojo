@@ -14,7 +14,7 @@ from kvcore.core import Core, Counters, Move
 from kvcore.digest import Digest, key_words, page_digest
 from kvcore.memory import Ptr, at_address, release_memory, zeroed
 from kvcore.probe import evicted_at, probe
-from kvcore.reserve import reserve
+from kvcore.reserve import check_reserve, reserve
 from kvcore.retain import set_retention, tick
 from kvcore.rows import Rows
 from kvcore.running import Running, admit, advance, leave, settle
@@ -188,6 +188,22 @@ def reserve_rows(address: PythonObject) raises -> PythonObject:
     """
     var handle = _handle(address)
     return _answer(handle, reserve(handle[].core, handle[].rows))
+
+
+def check_rows(address: PythonObject) raises -> PythonObject:
+    """Answers what `reserve_rows` would; changes nothing.
+
+    Args:
+        address: The core.
+
+    Returns:
+        A status.
+
+    Raises:
+        If the argument is no number.
+    """
+    var handle = _handle(address)
+    return _answer(handle, check_reserve(handle[].core, handle[].rows))
 
 
 def commit_rows(address: PythonObject) raises -> PythonObject:
@@ -736,6 +752,7 @@ def PyInit__kvcore() abi("C") -> PythonObject:
         module.def_function[claim_sequence]("claim")
         module.def_function[release_sequence]("release")
         module.def_function[reserve_rows]("reserve")
+        module.def_function[check_rows]("check_reserve")
         module.def_function[commit_rows]("commit")
         module.def_function[fork_sequence]("fork")
         module.def_function[truncate_sequence]("truncate")

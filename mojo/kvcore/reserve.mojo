@@ -21,6 +21,38 @@ def reserve(mut core: Core, rows: Rows) -> Int:
     Returns:
         A status.
     """
+    var status = _prepare(core, rows)
+    if status != OK:
+        return status
+    for index in range(len(rows)):
+        ref plan = core.plans.values[unsafe_offset=index]
+        rows.set_hit(
+            index, plan.num_hits * core.page_size + plan.partial_length
+        )
+    _carry_out(core)
+    core.count()
+    return OK
+
+
+def check_reserve(mut core: Core, rows: Rows) -> Int:
+    """Answers what `reserve` would; changes nothing.
+
+    Args:
+        core: The core.
+        rows: The rows.
+
+    Returns:
+        A status.
+    """
+    var status = _prepare(core, rows)
+    if status == OK:
+        _drop_partials(core, core.num_hits_removed)
+        _let_go(core)
+    return status
+
+
+def _prepare(mut core: Core, rows: Rows) -> Int:
+    """Makes the plans and retains what they found."""
     core.plans.length = 0
     core.hits.length = 0
     core.moves.length = 0
@@ -34,17 +66,7 @@ def reserve(mut core: Core, rows: Rows) -> Int:
         )
         if status != OK:
             return status
-    var status = _hold_hits(core)
-    if status != OK:
-        return status
-    for index in range(len(rows)):
-        ref plan = core.plans.values[unsafe_offset=index]
-        rows.set_hit(
-            index, plan.num_hits * core.page_size + plan.partial_length
-        )
-    _carry_out(core)
-    core.count()
-    return OK
+    return _hold_hits(core)
 
 
 def _hold_hits(mut core: Core) -> Int:
@@ -53,7 +75,7 @@ def _hold_hits(mut core: Core) -> Int:
     var num_loads = 0
     for index in range(core.hits.length):
         num_loads += _hold(core, Int(core.hits[index]))
-    var num_removed = core.removed.length
+    core.num_hits_removed = core.removed.length
     var has_partial = False
     for index in range(core.plans.length):
         var partial = core.plans[index].partial
@@ -63,7 +85,7 @@ def _hold_hits(mut core: Core) -> Int:
     var wanted = _wanted(core) + num_loads
     var free = core.device.num_free() + _num_freed(core)
     if wanted > free and has_partial:
-        _drop_partials(core, num_removed)
+        _drop_partials(core, core.num_hits_removed)
         wanted = _wanted(core) + num_loads
         free = core.device.num_free() + _num_freed(core)
     if wanted <= free:
@@ -80,6 +102,12 @@ def _hold(mut core: Core, page: Int) -> Int:
         return 0
     core.removed.push(UInt32(page))
     return 0 if core.device.holds(page) else 1
+
+
+def _let_go(mut core: Core):
+    for index in range(core.hits.length):
+        core.pages[unsafe_offset = Int(core.hits[index])].add_references(-1)
+    _restore(core, 0)
 
 
 def _drop_partials(mut core: Core, num_removed: Int):

@@ -89,3 +89,11 @@ class RetentionError(KVCacheError, ValueError):
 
 class PageStateError(KVCacheError, ValueError):
     """A page that is out of range, not held, or held where it may not be."""
+
+
+class MissingPackageError(KVCacheError, ImportError):
+    """A package that comes with an extra, and is not installed."""
+
+
+class ResetNotDeliveredError(KVCacheError, TimeoutError):
+    """A reset request that not every manager took in time."""

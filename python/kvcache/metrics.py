@@ -17,6 +17,8 @@ class KVCacheMetrics:
     """Prompt tokens that a cached prefix spared."""
     evicted_pages: int = 0
     """Cached pages that were given to another request."""
+    copied_pages: int = 0
+    """Pages copied from another replica; their tokens are `cache_tokens`."""
 
     @property
     def prompt_tokens(self) -> int:

@@ -1,6 +1,6 @@
 """What one token's keys and values look like, and what they weigh."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from kvcache.errors import InvalidParamsError
@@ -62,7 +62,7 @@ class KVCacheParams:
     page_size: int | None = None
     """Tokens per page; needed by the paged strategy."""
     n_devices: int = 1
-    """Devices, over all replicas."""
+    """Devices, over all replicas; those of a replica share its heads."""
     is_mla: bool = False
     """Whether one latent vector takes the place of keys and values."""
     data_parallel_degree: int = 1
@@ -94,16 +94,16 @@ class KVCacheParams:
                 f"data_parallel_degree must be at most n_devices, got "
                 f"{degree} replicas of {devices} devices"
             )
-        if 1 < degree < devices:
+        if devices % degree:
             raise InvalidParamsError(
-                f"data and tensor parallelism do not go together: wanted "
-                f"n_devices equal to data_parallel_degree, got {devices} "
-                f"devices for {degree} replicas"
+                f"n_devices must be a multiple of data_parallel_degree, got "
+                f"{devices} devices for {degree} replicas"
             )
-        if not self.is_mla and degree == 1 and self.n_kv_heads % devices:
+        if not self.is_mla and self.n_kv_heads % self.devices_per_replica:
             raise InvalidParamsError(
-                f"n_kv_heads must be a multiple of n_devices, got "
-                f"{self.n_kv_heads} heads for {devices} devices"
+                f"n_kv_heads must be a multiple of the devices of a replica, "
+                f"got {self.n_kv_heads} heads for {self.devices_per_replica} "
+                f"devices"
             )
 
     def _check_strategy(self) -> None:
@@ -141,10 +141,10 @@ class KVCacheParams:
 
     @property
     def n_kv_heads_per_device(self) -> int:
-        """Key-value heads that one device holds."""
-        if self.data_parallel_degree > 1:
-            return self.n_kv_heads
-        return 1 if self.is_mla else self.n_kv_heads // self.n_devices
+        """Key-value heads that one device holds; each one has the latent."""
+        if self.is_mla:
+            return 1
+        return self.n_kv_heads // self.devices_per_replica
 
     @property
     def kv_dim(self) -> int:
@@ -155,6 +155,12 @@ class KVCacheParams:
     def devices_per_replica(self) -> int:
         """Devices that share the heads of one replica."""
         return self.n_devices // self.data_parallel_degree
+
+    def copy_as_dp_1(self) -> "KVCacheParams":
+        """Returns the parameters of one replica on its own."""
+        return replace(
+            self, n_devices=self.devices_per_replica, data_parallel_degree=1
+        )
 
     def bytes_per_token(self, num_layers: int) -> int:
         """Returns the bytes of one token over all layers.

@@ -20,6 +20,8 @@ from kvcache import errors
         (errors.PageStateError, ValueError),
         (errors.UnknownRequestError, KeyError),
         (errors.UnknownReplicaError, IndexError),
+        (errors.MissingPackageError, ImportError),
+        (errors.ResetNotDeliveredError, TimeoutError),
     ],
 )
 def test_an_error_is_ours_and_the_builtin_of_the_seed(

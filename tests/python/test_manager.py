@@ -13,7 +13,6 @@ from kvcache import (
 from kvcache.errors import (
     InsufficientMemoryError,
     InvalidParamsError,
-    NotOfferedError,
 )
 from managers import HOST, claimed, compute, make, pages
 
@@ -203,7 +202,6 @@ def test_gauges_are_shares_of_all_pages() -> None:
         ({"devices": [HOST] * 2}, InvalidParamsError, "1 devices.*got 2"),
         ({"available_cache_memory": 6143}, InsufficientMemoryError, "6144"),
         ({"available_cache_memory": -1}, InsufficientMemoryError, "got -1"),
-        ({"zmq_endpoint_base": "ipc://x"}, NotOfferedError, "ZMQ"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(
@@ -227,11 +225,6 @@ def test_arguments_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_devices": 2}, "n_devices 2 is not offered yet"),
-        (
-            {"n_devices": 2, "data_parallel_degree": 2},
-            "data_parallel_degree 2 is not offered yet",
-        ),
         (
             {
                 "enable_prefix_caching": True,

@@ -21,15 +21,15 @@ def test_a_refused_request_keeps_its_tokens_and_takes_no_hit() -> None:
     first = claimed(manager, 40)
     compute(manager, first)
     manager.release(first.request_id)  # Two cached pages, two blank ones.
-    order = manager._replica.core._books.tiers.device.eviction_order()
+    order = manager._replicas.members[0].core.eviction_order()
     holder = claimed(manager, range(100, 120))
     assert manager.maybe_reserve(holder)
-    order = manager._replica.core._books.tiers.device.eviction_order()
+    order = manager._replicas.members[0].core.eviction_order()
     request = claimed(manager, 60)
     assert not manager.maybe_reserve(request)
     assert request.tokens.processed_length == 0
     assert pages(manager, request) == []
-    assert manager._replica.core._books.tiers.device.eviction_order() == order
+    assert manager._replicas.members[0].core.eviction_order() == order
     assert manager.metrics.cache_tokens == 0
 
 

@@ -91,7 +91,7 @@ class ManagerMachine(RuleBasedStateMachine):
             [manager.get_req_blocks(r.request_id) for r in self.requests],
             manager.num_free_blocks,
             manager.metrics,
-            manager._replica.core._books.tiers.device.eviction_order(),
+            manager._replicas.members[0].core.eviction_order(),
         )
 
     def findable(self, request: Request) -> int:

@@ -73,6 +73,24 @@ def test_replicas_hold_all_heads_each() -> None:
     assert ours.bytes_per_token(1) == params().bytes_per_token(1)
 
 
+def test_replicas_split_heads_over_their_own_devices() -> None:
+    ours = params(n_devices=6, data_parallel_degree=3)
+    assert ours.devices_per_replica == 2
+    assert ours.n_kv_heads_per_device == 2
+    # 2 (K and V) * 4 heads * 64 elements * 4 bytes, over both devices.
+    assert ours.bytes_per_token(1) == 2048
+    assert ours.bytes_per_page(1) == 2048 * 16
+    assert ours.copy_as_dp_1() == params(n_devices=2)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 4])
+def test_a_latent_is_on_each_device_of_a_replica(degree: int) -> None:
+    ours = params(is_mla=True, n_devices=4, data_parallel_degree=degree)
+    assert ours.n_kv_heads_per_device == 1
+    # One vector of 64 elements, 4 bytes each, on every device of a replica.
+    assert ours.bytes_per_token(1) == 256 * (4 // degree)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -82,10 +100,14 @@ def test_replicas_hold_all_heads_each() -> None:
         ({"page_size": None}, "wants a page_size, got None"),
         ({"data_parallel_degree": 2}, "2 replicas of 1 devices"),
         (
-            {"n_devices": 4, "data_parallel_degree": 2},
-            "do not go together",
+            {"n_devices": 4, "data_parallel_degree": 3},
+            "multiple of data_parallel_degree, got 4 devices for 3 replicas",
         ),
         ({"n_devices": 3}, "4 heads for 3 devices"),
+        (
+            {"n_devices": 6, "data_parallel_degree": 2},
+            "4 heads for 3 devices",
+        ),
         (
             {
                 "enable_prefix_caching": True,

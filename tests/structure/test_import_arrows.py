@@ -113,7 +113,7 @@ def test_unknown_module_must_be_placed() -> None:
     ]
 
 
-@pytest.mark.parametrize("package", ["max", "torch"])
+@pytest.mark.parametrize("package", ["max", "torch", "zmq"])
 def test_heavy_import_in_a_light_module_is_found(package: str) -> None:
     module = Module("core.pool", f"def late():\n    import {package}.driver")
     assert python_findings(module) == [f"core.pool:2: imports {package}"]

@@ -208,6 +208,14 @@ class CacheCore(Protocol):
                 a page beyond it is shared or findable (`truncate` first).
         """
 
+    def check_reserve(self, batch: Batch, *, num_steps: int) -> None:
+        """Verifies that `reserve` would not raise; changes nothing.
+
+        Raises:
+            InsufficientPagesError: If the pages are not there.
+            RequestStateError: If `processed` is behind what was committed.
+        """
+
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:
         """Returns a sequence's pages in order, as a read-only view."""
 
@@ -276,6 +284,12 @@ class CacheCore(Protocol):
 
         Args:
             memory: Where the tables are written.
+        """
+
+    def eviction_order(self) -> list[int]:
+        """Returns the device's free pages, first to be handed out first.
+
+        Takes time in proportion to the pool; for tests.
         """
 
     def check(self) -> None:

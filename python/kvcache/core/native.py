@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from kvcache.core.native_check import check_memory
+from kvcache.core.native_check import check_memory, free_order
 from kvcache.core.native_rows import RowMemory
 from kvcache.core.native_running import NativeRows
 from kvcache.core.native_status import raise_for
@@ -226,6 +226,12 @@ class NativeCore:
         """Takes pages for the next steps; see `CacheCore.reserve`."""
         return self._take(batch, num_steps, min_partial, max_onload)
 
+    def check_reserve(self, batch: Batch, *, num_steps: int) -> None:
+        """Verifies that `reserve` works; see `CacheCore.check_reserve`."""
+        self._rows.set_limits(num_steps, 0, -1)
+        with self._rows.of(batch):
+            self._expect(self._module.check_reserve(self._address))
+
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:
         """Returns a copy of a sequence's pages in order, read-only."""
         self._module.look_at(self._address, seq)
@@ -291,6 +297,12 @@ class NativeCore:
             rows=self._rows,
             number_of=self._namespace,
             memory=memory,
+        )
+
+    def eviction_order(self) -> list[int]:
+        """Returns the device's free pages, first to be handed out first."""
+        return free_order(
+            self._module, self._address, self._num_pages, self._page_size
         )
 
     def check(self) -> None:

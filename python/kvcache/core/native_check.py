@@ -98,6 +98,18 @@ def check_memory(
     _check_tree(memory, cached)
 
 
+def free_order(
+    module: ModuleType, address: int, num_pages: int, page_size: int
+) -> list[int]:
+    """Returns the device's free pages, first to be handed out first."""
+    memory = _read(module, address, num_pages, page_size)
+    device = memory.pools[0]
+    return [
+        *_blank(memory, device),
+        *(page for page, _ in _cached(memory, device)),
+    ]
+
+
 def _read(
     module: ModuleType, address: int, num_pages: int, page_size: int
 ) -> _Memory:
@@ -160,7 +172,7 @@ def _check_states(
 ) -> None:
     """Verifies that each page is held, blank or cached, and only one."""
     for pool in memory.pools:
-        blank = _blank(memory, pool)
+        blank = set(_blank(memory, pool))
         for page in range(pool.first, pool.first + pool.size):
             count = memory.references(page)
             assert count == refs[page], (
@@ -174,17 +186,15 @@ def _check_states(
                 )
 
 
-def _blank(memory: _Memory, pool: _Pool) -> set[int]:
-    untouched = range(pool.first + pool.num_touched, pool.first + pool.size)
-    blank, link = set(untouched), pool.blank_front
-    free = sum(
-        not memory.references(page) and not memory.is_indexed(page)
-        for page in range(pool.first, pool.first + pool.num_touched)
-    )
-    for _ in range(free):
+def _blank(memory: _Memory, pool: _Pool) -> list[int]:
+    """Walks a pool's blank pages; returns them, oldest first."""
+    end = pool.first + pool.num_touched
+    blank, link = list(range(end, pool.first + pool.size)), pool.blank_front
+    for page in range(pool.first, end):
+        if memory.references(page) or memory.is_indexed(page):
+            continue
         assert link, "a blank page is in no list"
-        assert link - 1 not in blank, f"page {link - 1} is blank twice"
-        blank.add(link - 1)
+        blank.append(link - 1)
         link = int(memory.pages["behind"][link - 1])
     return blank
 

@@ -193,6 +193,10 @@ class PlainCore:
         ask = Ask(num_steps, min_partial, max_onload)
         return grant(self._books, plan_batch(self._books, batch, ask))
 
+    def check_reserve(self, batch: Batch, *, num_steps: int) -> None:
+        """Verifies that `reserve` works; see `CacheCore.check_reserve`."""
+        plan_batch(self._books, batch, Ask(num_steps))
+
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:
         """Returns a sequence's pages in order, as a read-only view."""
         return self._books.seqs.table.pages(seq)
@@ -232,6 +236,10 @@ class PlainCore:
     def open_batch(self, memory: StepMemory) -> PlainRows:
         """Returns a batch without rows; see `CacheCore.open_batch`."""
         return PlainRows(self, memory)
+
+    def eviction_order(self) -> list[int]:
+        """Returns the device's free pages, first to be handed out first."""
+        return self._books.tiers.device.eviction_order()
 
     def check(self) -> None:
         """Verifies every invariant; see `CacheCore.check`."""

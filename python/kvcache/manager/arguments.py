@@ -43,21 +43,12 @@ def check_agreement(
         )
 
 
-def check_offered(params: KVCacheParams, zmq_endpoint_base: str | None) -> None:
+def check_offered(params: KVCacheParams) -> None:
     """Verifies that nothing is wanted that is still to come.
 
     Raises:
         NotOfferedError: If something is.
     """
-    if params.data_parallel_degree > 1:
-        raise NotOfferedError(
-            f"data_parallel_degree {params.data_parallel_degree} is not "
-            f"offered yet, wanted 1"
-        )
-    if params.n_devices > 1:
-        raise NotOfferedError(
-            f"n_devices {params.n_devices} is not offered yet, wanted 1"
-        )
     if params.enable_kvcache_swapping_to_host:
         raise NotOfferedError(
             "swapping to the host is not offered yet, wanted "
@@ -66,11 +57,6 @@ def check_offered(params: KVCacheParams, zmq_endpoint_base: str | None) -> None:
     if params.cache_strategy != KVCacheStrategy.PAGED:
         raise NotOfferedError(
             f"wanted the paged strategy, got {params.cache_strategy.value}"
-        )
-    if zmq_endpoint_base is not None:
-        raise NotOfferedError(
-            "resetting over ZMQ is not offered yet, wanted "
-            "zmq_endpoint_base=None"
         )
 
 

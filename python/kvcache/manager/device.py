@@ -1,20 +1,15 @@
-"""One device's share of the pool, and the graphs that work on it."""
+"""The pages of one replica, on each of its devices."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from max.driver import Buffer, Device
 from max.dtype import DType
-from max.graph import BufferType, DeviceRef, TensorType
 
-from kvcache.errors import RequestStateError
-from kvcache.manager.inputs import RaggedKVCacheInputs, RaggedKVCacheSymbols
+from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.tables import StepTables
 from kvcache.spec import KVCacheParams
-
-if TYPE_CHECKING:
-    from max.engine import InferenceSession, Model
 
 
 class DevicePool:
@@ -38,70 +33,115 @@ class DevicePool:
         device: Device,
     ) -> None:
         """Allocates the pages, all zeros."""
-        self._device = device
-        self._dtype = DType[params.dtype]
-        self._page_shape = (
-            params.kv_dim,
-            num_layers,
-            page_size,
-            params.n_kv_heads_per_device,
-            params.head_dim,
-        )
-        shape = (num_pages + 1, *self._page_shape)
-        self._blocks = Buffer.zeros(shape, self._dtype, device)
-        self._increment: Model | None = None
+        self.device = device
+        shape = (num_pages + 1, *page_shape(params, num_layers, page_size))
+        self.blocks = Buffer.zeros(shape, DType[params.dtype], device)
 
-    def inputs(self, tables: StepTables) -> RaggedKVCacheInputs:
-        """Returns the buffers of a step."""
-        return RaggedKVCacheInputs(
-            blocks=self._blocks,
-            cache_lengths=self._to_device(tables.cache_lengths),
-            lookup_table=self._to_device(tables.lookup_table),
-            max_lengths=Buffer.from_numpy(tables.max_lengths),
-        )
+    def copy_from(
+        self, source: "DevicePool", pages: list[int], into: list[int]
+    ) -> None:
+        """Copies pages of another pool into pages of this one.
 
-    def symbols(self) -> RaggedKVCacheSymbols:
-        """Returns the graph types of a step's buffers."""
-        device, host = DeviceRef.from_device(self._device), DeviceRef.CPU()
-        table, steps = ["batch_size", "num_columns"], ("steps_remaining", 2)
-        return RaggedKVCacheSymbols(
-            blocks=BufferType(
-                self._dtype, ["total_num_pages", *self._page_shape], device
-            ),
-            cache_lengths=TensorType(DType.uint32, ["batch_size"], device),
-            lookup_table=TensorType(DType.uint32, table, device),
-            max_lengths=TensorType(DType.uint32, steps, host),
-        )
-
-    def advance(
-        self,
-        inputs: RaggedKVCacheInputs,
-        input_row_offsets: Buffer,
-        session: "InferenceSession",
-    ) -> RaggedKVCacheInputs:
-        """Returns the inputs of the next step; nothing leaves the device.
-
-        Raises:
-            RequestStateError: If no further step was fetched.
+        What was issued on the source's device before is awaited by the copy,
+        and the copy by what is issued there later; the host waits for nothing.
         """
-        steps = inputs.max_lengths.shape[0]
-        if steps < 2:
-            raise RequestStateError(
-                f"wanted a further step that was fetched, got {steps} left, "
-                f"the last one included"
+        here, there = self.device.default_queue, source.device.default_queue
+        is_apart = self.device != source.device
+        if is_apart:
+            here.wait_for(there)
+        inner = (slice(None),) * (self.blocks.rank - 1)
+        for begin, target, count in _runs(pages, into):
+            self.blocks[
+                slice(target, target + count), *inner
+            ].inplace_copy_from(
+                source.blocks[slice(begin, begin + count), *inner]
             )
-        if self._increment is None:
-            from kvcache.graphs.increment import increment_cache_lengths_graph
+        if is_apart:
+            there.wait_for(here)
 
-            device = DeviceRef.from_device(self._device)
-            graph = increment_cache_lengths_graph(device)
-            self._increment = session.load(graph)
-        (cache_lengths,) = self._increment.execute(
-            inputs.cache_lengths, input_row_offsets
-        )
-        return inputs._replace(
-            cache_lengths=cache_lengths, max_lengths=inputs.max_lengths[1:, :]
-        )
 
-    def _to_device(self, array: npt.NDArray[np.uint32]) -> Buffer:
-        return Buffer.from_numpy(array).to(self._device)
+class ReplicaPools:
+    """The pages of one replica: each device has its share of the heads.
+
+    Args:
+        params: Shape of a token's keys and values.
+        num_pages: Pages that can be handed out; the null page comes on top.
+        num_layers: Layers of the model.
+        page_size: Tokens per page.
+        devices: Where the shares live; one device may hold several.
+    """
+
+    def __init__(
+        self,
+        params: KVCacheParams,
+        num_pages: int,
+        *,
+        num_layers: int,
+        page_size: int,
+        devices: Sequence[Device],
+    ) -> None:
+        """Allocates the pages of every share, all zeros."""
+        self.shards = [
+            DevicePool(
+                params,
+                num_pages,
+                num_layers=num_layers,
+                page_size=page_size,
+                device=device,
+            )
+            for device in devices
+        ]
+
+    def inputs(self, tables: StepTables) -> list[RaggedKVCacheInputs]:
+        """Returns the buffers of a step, one copy of the tables a device."""
+        arrays = (tables.cache_lengths, tables.lookup_table)
+        max_lengths = Buffer.from_numpy(tables.max_lengths)
+        places: list[Device] = []
+        copies: list[list[Buffer]] = []
+        for shard in self.shards:
+            if shard.device not in places:
+                places.append(shard.device)
+                copies.append([_to(shard.device, array) for array in arrays])
+        inputs = []
+        for shard in self.shards:
+            lengths, table = copies[places.index(shard.device)]
+            inputs.append(
+                RaggedKVCacheInputs(shard.blocks, lengths, table, max_lengths)
+            )
+        return inputs
+
+    def copy_from(
+        self, source: "ReplicaPools", pages: list[int], into: list[int]
+    ) -> None:
+        """Copies pages of another replica into pages of this one."""
+        for shard, other in zip(self.shards, source.shards, strict=True):
+            shard.copy_from(other, pages, into)
+
+
+def page_shape(
+    params: KVCacheParams, num_layers: int, page_size: int
+) -> tuple[int, ...]:
+    """Returns the shape of one page on one device."""
+    return (
+        params.kv_dim,
+        num_layers,
+        page_size,
+        params.n_kv_heads_per_device,
+        params.head_dim,
+    )
+
+
+def _to(device: Device, array: npt.NDArray[np.uint32]) -> Buffer:
+    return Buffer.from_numpy(array).to(device)
+
+
+def _runs(pages: list[int], into: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Yields source, target and length of pages that lie side by side."""
+    begin = 0
+    for end in range(1, len(pages) + 1):
+        if end < len(pages) and (
+            pages[end] == pages[end - 1] + 1 and into[end] == into[end - 1] + 1
+        ):
+            continue
+        yield pages[begin], into[begin], end - begin
+        begin = end

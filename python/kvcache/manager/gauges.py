@@ -1,20 +1,25 @@
 """How full the pages are, and what the cache did so far."""
 
-from kvcache.manager.replica import Replica
+from kvcache.manager.replicas import Replicas
 from kvcache.metrics import KVCacheMetrics
 
 
 class CacheGauges:
-    """What a manager tells about its replica."""
+    """What a manager tells about all its replicas together."""
 
-    _replica: Replica
+    _replicas: Replicas
     total_num_pages: int
-    """Pages that requests can hold; the null page is none of them."""
+    """Pages that requests can hold; no null page is among them."""
+
+    @property
+    def total_num_host_pages(self) -> int:
+        """Pages in host memory; none without a host tier."""
+        return 0
 
     @property
     def num_free_blocks(self) -> int:
         """Pages that no request holds; some of them may be cached."""
-        return self._replica.core.num_free
+        return self._replicas.num_free
 
     @property
     def free_blocks_pct(self) -> float:
@@ -27,10 +32,15 @@ class CacheGauges:
         return 1.0 - self.free_blocks_pct
 
     @property
+    def host_committed_block_pct(self) -> float:
+        """Share of the host's pages that are cached; 0 without a host tier."""
+        return 0.0
+
+    @property
     def metrics(self) -> KVCacheMetrics:
         """Counts since the start, or since `reset_metrics`."""
-        return self._replica.metrics
+        return self._replicas.metrics
 
     def reset_metrics(self) -> None:
         """Sets every count to zero."""
-        self._replica.reset_metrics()
+        self._replicas.reset_metrics()

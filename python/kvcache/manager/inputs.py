@@ -46,7 +46,11 @@ class RaggedKVCacheSymbols(NamedTuple):
 
 
 class HasRowOffsets(Protocol):
-    """What a step was run with."""
+    """What a step was run with.
+
+    With several replicas it also has `data_parallel_splits`, rows before each
+    of them and, at last, all: int64 `[num_replicas + 1]` on the host.
+    """
 
     @property
     def input_row_offsets(self) -> Buffer | Sequence[Buffer]:

@@ -2,32 +2,31 @@
 
 from collections.abc import Hashable, Sequence
 
-from max.driver import Buffer, Device
+from max.driver import Device
 from max.engine import InferenceSession
 
 from kvcache.core.digest import Digest
-from kvcache.core.plain import PlainCore
-from kvcache.errors import UnknownReplicaError
 from kvcache.manager.arguments import (
     check_agreement,
     check_offered,
     check_sizes,
     pages_in,
 )
-from kvcache.manager.device import DevicePool
+from kvcache.manager.building import build_pools, build_replicas
+from kvcache.manager.feeding import GraphFeeding
 from kvcache.manager.gauges import CacheGauges
-from kvcache.manager.inputs import (
-    HasRowOffsets,
-    RaggedKVCacheInputs,
-    RaggedKVCacheSymbols,
-)
-from kvcache.manager.replica import Replica
+from kvcache.manager.increment import CacheLengthIncrement
+from kvcache.manager.inputs import RaggedKVCacheInputs
+from kvcache.manager.routing import ReplicaRouting
 from kvcache.manager.sizing import CacheSizing
 from kvcache.request import RequestContext
+from kvcache.resets import ResetInbox
 from kvcache.spec import KVCacheParams
 
 
-class PagedKVCacheManager(CacheSizing, CacheGauges):
+class PagedKVCacheManager(
+    CacheSizing, CacheGauges, ReplicaRouting, GraphFeeding
+):
     """Decides which request holds which page, and feeds graphs with it.
 
     A serving loop claims a request with `external_claim`, and then step by
@@ -42,31 +41,44 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
     same whether a prompt is cut into chunks before or after it is reserved;
     `adopt_prefix` takes the hit alone, without pages for what follows.
 
-    The pool has `total_num_pages` pages, `available_cache_memory` divided by
-    the bytes of a page, and one more: the null page, all zeros, whose index
-    fills what a lookup table does not use. Its bytes come on top.
+    With data parallelism there are several replicas, each with requests,
+    pages and a cache of its own, on its own run of the devices; the devices
+    of one replica share the heads. A prefix that another replica has cached
+    further is copied over instead of computed.
+
+    Each replica has its share of `available_cache_memory` in pages, and one
+    more: the null page, all zeros, whose index fills what a lookup table does
+    not use. Its bytes come on top. `total_num_pages` counts all replicas'.
 
     A call that raises, or returns False, has changed nothing, the request's
     tokens included. A manager is for one thread.
 
     Args:
         params: Shape of a token's keys and values.
-        max_batch_size: Requests that can be claimed at a time.
+        max_batch_size: Requests that can be claimed at a time, spread over
+            the replicas.
         max_seq_len: Tokens of the longest request, prompt included.
         num_layers: Layers of the model.
-        devices: Where the pages live; one device.
+        devices: Where the pages live, those of replica 0 first; a device may
+            come several times, and holds as many shares then.
         session: Runs the increment graph; made on first use if None is given.
         available_cache_memory: Bytes for pages, over all devices.
-        zmq_endpoint_base: Not offered yet; None.
+        zmq_endpoint_base: Where `request_prefix_cache_reset` finds the
+            manager, see `ResetInbox`; only looked at with prefix caching.
         page_size: Tokens per page; equals `params.page_size` if that is given.
         enable_runtime_checks: Whether each call verifies the books; slow.
         digest: Finds cached pages, never decides; randomly keyed unless given.
+        copy_prefixes_across_replicas: Whether prefixes are copied.
+        zmq_allow_remote: Whether the endpoint may be one that other machines
+            reach.
 
     Raises:
-        InvalidParamsError: If a size is not positive, or arguments disagree.
-        NotOfferedError: If more than one device or replica is wanted, swapping
-            to the host, a layout that is not paged, or a socket.
-        InsufficientMemoryError: If the memory does not hold one page.
+        InvalidParamsError: If a size is not positive, arguments disagree, or
+            the endpoint cannot be bound.
+        NotOfferedError: If swapping to the host is wanted, or a layout that
+            is not paged.
+        InsufficientMemoryError: If a replica's memory does not hold one page.
+        MissingPackageError: If there is an endpoint, and no `pyzmq`.
     """
 
     def __init__(  # noqa: PLR0917  (MAX's signature)
@@ -83,15 +95,17 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
         enable_runtime_checks: bool = False,
         *,
         digest: Digest | None = None,
+        copy_prefixes_across_replicas: bool = True,
+        zmq_allow_remote: bool = False,
     ) -> None:
-        """Allocates the pool; every page is free."""
+        """Allocates the pools; every page is free."""
         check_sizes(
             max_batch_size=max_batch_size,
             max_seq_len=max_seq_len,
             num_layers=num_layers,
             page_size=page_size,
         )
-        check_offered(params, zmq_endpoint_base)
+        check_offered(params)
         check_agreement(params, devices, page_size)
         self.params = params
         self.max_batch_size = max_batch_size
@@ -99,58 +113,50 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
         self.num_layers = num_layers
         self.devices = list(devices)
         self.num_replicas = params.data_parallel_degree
+        self.devices_per_replica = params.devices_per_replica
         self.session = session
         self.page_size = page_size
         self.enable_prefix_caching = params.enable_prefix_caching
-        self.total_num_pages = pages_in(
-            available_cache_memory,
+        self.enable_kvcache_swapping_to_host = False
+        self.copy_prefixes_across_replicas = (
+            copy_prefixes_across_replicas
+            and params.enable_prefix_caching
+            and self.num_replicas > 1
+        )
+        num_pages = pages_in(
+            available_cache_memory // self.num_replicas,
             params.bytes_per_token(num_layers) * page_size,
         )
-        core = PlainCore(
-            self.total_num_pages,
-            page_size,
-            max_batch_size,
-            enable_prefix_caching=params.enable_prefix_caching,
+        self.total_num_pages = num_pages * self.num_replicas
+        self._pools = build_pools(
+            params,
+            self.devices,
+            num_pages=num_pages,
+            num_layers=num_layers,
+            page_size=page_size,
+        )
+        self._replicas = build_replicas(
+            params,
+            self._pools,
+            num_pages=num_pages,
+            page_size=page_size,
+            max_batch_size=max_batch_size,
+            max_seq_len=max_seq_len,
+            copies_prefixes=self.copy_prefixes_across_replicas,
+            is_checking=enable_runtime_checks,
             digest=digest,
         )
-        self._replica = Replica(
-            core, max_batch_size, max_seq_len, is_checking=enable_runtime_checks
-        )
-        self._pools = [
-            DevicePool(
-                params,
-                self.total_num_pages,
-                num_layers=num_layers,
-                page_size=page_size,
-                device=device,
+        self._increment = CacheLengthIncrement(self.devices, self.num_replicas)
+        self._inbox: ResetInbox | None = None
+        if zmq_endpoint_base is not None and params.enable_prefix_caching:
+            self._inbox = ResetInbox(
+                zmq_endpoint_base, allow_remote=zmq_allow_remote
             )
-            for device in self.devices
-        ]
 
-    def external_claim(
-        self, request_id: Hashable, replica_idx: int | None = None
-    ) -> None:
-        """Makes a request known, before it can hold pages.
-
-        Args:
-            request_id: Identifies the request until it is released.
-            replica_idx: The replica to serve it; 0 or None.
-
-        Raises:
-            UnknownReplicaError: If there is no such replica.
-            ClaimError: If the request is claimed already, or `max_batch_size`
-                requests are.
-        """
-        if replica_idx is not None and not 0 <= replica_idx < self.num_replicas:
-            raise UnknownReplicaError(
-                f"wanted a replica from 0 to {self.num_replicas - 1}, got "
-                f"{replica_idx}"
-            )
-        self._replica.claim(request_id)
-
-    def contains(self, request_id: Hashable) -> bool:
-        """Returns whether a request is claimed."""
-        return request_id in self._replica
+    @property
+    def num_ignored_reset_messages(self) -> int:
+        """Messages to the endpoint that were no reset request."""
+        return 0 if self._inbox is None else self._inbox.num_ignored
 
     def adopt_prefix(self, data: RequestContext) -> int:
         """Takes the cached prefix of a request, and no page beyond it.
@@ -168,7 +174,7 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
             UnknownRequestError: If the request is not claimed.
             RequestStateError: If its tokens do not fit what it holds.
         """
-        return self._replica.adopt(data)
+        return self._replicas.adopt(data)
 
     def maybe_reserve(self, data: RequestContext, num_steps: int = 1) -> bool:
         """Takes the pages for the next steps of a request, if they are there.
@@ -192,7 +198,8 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
             RequestTooLargeError: If the request will never fit the pool; an
                 `InsufficientPagesError`.
         """
-        return self._replica.reserve(data, num_steps)
+        self._poll_resets()
+        return self._replicas.reserve(data, num_steps)
 
     def fetch(
         self, batch: Sequence[RequestContext], num_steps: int = 1
@@ -200,54 +207,29 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
         """Returns what a graph needs to run some steps of a batch.
 
         Requests that lack pages get them as by `maybe_reserve`, all of them or
-        none. Each returned buffer but the pool is new; see
-        `RaggedKVCacheInputs` for how long it holds.
+        none, but nothing is copied from other replicas. Each returned buffer
+        but the pools is new; see `RaggedKVCacheInputs` for how long it holds.
 
         Args:
             batch: The requests, in the order of the model's inputs.
             num_steps: How often the model runs before the next call.
 
         Returns:
-            The inputs of each device.
+            The inputs of each device, those of replica 0 first. The rows of a
+            replica are its own requests, in the order of the batch; a replica
+            without any has empty tables.
 
         Raises:
-            InsufficientPagesError: If the pages are not there.
+            InsufficientPagesError: If a replica's pages are not there.
             UnknownRequestError: If a request is not claimed.
             RequestStateError: If a request is there twice, its tokens do not
                 fit what it holds, or `num_steps` is not positive.
             SequenceTooLongError: If one would pass `max_seq_len`.
         """
-        tables = self._replica.fetch(batch, num_steps)
-        return [pool.inputs(tables) for pool in self._pools]
-
-    def input_symbols(self) -> list[RaggedKVCacheSymbols]:
-        """Returns the graph types of what `fetch` returns, per device."""
-        return [pool.symbols() for pool in self._pools]
-
-    def increment_cache_lengths(
-        self,
-        kv_cache_inputs: Sequence[RaggedKVCacheInputs],
-        prev_model_inputs: HasRowOffsets,
-    ) -> list[RaggedKVCacheInputs]:
-        """Returns the inputs of the next step of a fetch.
-
-        Each cache length grows by what the last step computed, on the device
-        and without waiting for it; `max_lengths` loses its first row.
-
-        Args:
-            kv_cache_inputs: The inputs of the last step; left as they are.
-            prev_model_inputs: Has `input_row_offsets`, where each request's
-                tokens started in the last step, uint32 `[batch + 1]`.
-
-        Raises:
-            RequestStateError: If `fetch` was not asked for a further step.
-        """
-        offsets = prev_model_inputs.input_row_offsets
-        first = offsets if isinstance(offsets, Buffer) else offsets[0]
-        if self.session is None:
-            self.session = InferenceSession(devices=self.devices)
-        pairs = zip(self._pools, kv_cache_inputs, strict=True)
-        return [p.advance(inputs, first, self.session) for p, inputs in pairs]
+        self._poll_resets()
+        tables = self._replicas.fetch(batch, num_steps)
+        pairs = zip(self._pools, tables, strict=True)
+        return [inputs for pools, own in pairs for inputs in pools.inputs(own)]
 
     def step(self, batch: Sequence[RequestContext]) -> None:
         """Makes the full pages of a batch findable, once they were computed.
@@ -263,7 +245,7 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
             RequestStateError: If a request is there twice, or more of its
                 tokens are processed than were fetched.
         """
-        self._replica.commit(batch)
+        self._replicas.commit(batch)
 
     def release(self, request_id: Hashable) -> None:
         """Forgets a request and gives its pages back.
@@ -278,10 +260,10 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
         Raises:
             UnknownRequestError: If the request is not claimed.
         """
-        self._replica.release(request_id)
+        self._replicas.release(request_id)
 
     def get_req_blocks(self, request_id: Hashable) -> list[int]:
-        """Returns the pages of a request in order.
+        """Returns the pages of a request in order, as its replica has them.
 
         Args:
             request_id: The request.
@@ -289,12 +271,17 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
         Raises:
             UnknownRequestError: If the request is not claimed.
         """
-        return self._replica.pages(request_id)
+        return self._replicas.pages(request_id)
 
     def reset_prefix_cache(self) -> None:
-        """Makes what no request holds unfindable.
+        """Makes what no request holds unfindable, on every replica.
 
         What a request holds stays findable, and can be shared, until it is
         released and handed out again.
         """
-        self._replica.forget_cached()
+        self._replicas.forget_cached()
+
+    def _poll_resets(self) -> None:
+        """Resets the prefix cache if that was asked for; waits for nothing."""
+        if self._inbox is not None and self._inbox.poll():
+            self.reset_prefix_cache()

@@ -1,23 +1,26 @@
 """The requests of one replica, and which pages they hold."""
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
-from kvcache.core.digest import namespace
-from kvcache.core.interface import Batch, CacheCore, Counts, Granted
+from kvcache.core.interface import CacheCore, Counts, window_after_hit
 from kvcache.errors import (
     ClaimError,
     InsufficientPagesError,
     RequestStateError,
-    RequestTooLargeError,
-    SequenceTooLongError,
     UnknownRequestError,
 )
 from kvcache.manager.claim import (
     Claim,
-    check_first_sight,
+    Prepared,
+    check_lengths,
     check_state,
+    end_of,
+    first_sight,
     skip_hit,
 )
+from kvcache.manager.lending import FindOffer, Offer
 from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext
@@ -34,6 +37,9 @@ class Replica:
         is_checking: Whether each call verifies every invariant.
     """
 
+    find_offer: FindOffer | None = None
+    """Finds prefixes that other replicas hold; None if none is to be copied."""
+
     def __init__(
         self,
         core: CacheCore,
@@ -44,7 +50,7 @@ class Replica:
     ) -> None:
         """Starts without requests."""
         self.core = core
-        self._max_batch_size = max_batch_size
+        self.max_batch_size = max_batch_size
         self._max_seq_len = max_seq_len
         self._is_checking = is_checking
         self._claims: dict[Hashable, Claim] = {}
@@ -54,6 +60,11 @@ class Replica:
     def __contains__(self, request_id: Hashable) -> bool:
         """Returns whether a request is claimed."""
         return request_id in self._claims
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that are claimed."""
+        return len(self._claims)
 
     @property
     def metrics(self) -> KVCacheMetrics:
@@ -74,9 +85,9 @@ class Replica:
         """
         if request_id in self._claims:
             raise ClaimError(f"request {request_id!r} is already claimed")
-        if len(self._claims) >= self._max_batch_size:
+        if len(self._claims) >= self.max_batch_size:
             raise ClaimError(
-                f"wanted one more request, all {self._max_batch_size} are "
+                f"wanted one more request, all {self.max_batch_size} are "
                 f"claimed"
             )
         self._claims[request_id] = Claim()
@@ -105,60 +116,72 @@ class Replica:
 
     def adopt(self, context: RequestContext) -> int:
         """Takes a request's cached prefix; returns its new tokens."""
-        claims = self._meet([context])
-        hits = _hits(self.core.adopt(_batch([context], claims)))
-        self._settle([context], claims, hits)
+        (claim,) = self.meet([context])
+        before = context.tokens.processed_length
+        offer = self._offer(context, claim)
+        if offer is None or not self._take_offer(
+            context, claim, offer, end=offer.end
+        ):
+            one = Prepared([context], [claim], 1)
+            self._settle(one, self.core.adopt(one.batch()).hits)
         self._check()
-        return int(hits[0])
+        return context.tokens.processed_length - before
 
     def reserve(self, context: RequestContext, num_steps: int) -> bool:
         """Takes a request's pages for some steps, or says no and takes none."""
-        claims = self._meet([context])
-        self._check_lengths([context], num_steps)
-        tokens = context.tokens
+        one = self.prepare([context], num_steps)
+        (claim,), tokens = one.claims, context.tokens
         may_hit = self.core.enable_prefix_caching and (
             tokens.active_length > 1 or tokens.actively_chunked
         )
-        end = tokens.current_position + num_steps - 1
-        if may_hit or end > claims[0].capacity:
+        is_done = may_hit and self._reserve_with_offer(
+            context, claim, num_steps
+        )
+        lacks = end_of(context, num_steps) > claim.capacity
+        if not is_done and (may_hit or lacks):
             try:
-                self._take([context], claims, num_steps)
+                self._take(one)
             except InsufficientPagesError:
                 return False
-        self._count_input([context], claims)
+        self._count_input(one)
         self._check()
         return True
 
-    def fetch(
+    def prepare(
         self, contexts: Sequence[RequestContext], num_steps: int
-    ) -> StepTables:
+    ) -> Prepared:
+        """Verifies a batch before some steps; takes no page."""
+        claims = self.meet(contexts)
+        check_lengths(
+            contexts, num_steps, max_seq_len=self._max_seq_len, core=self.core
+        )
+        return Prepared(contexts, claims, num_steps)
+
+    def check_pages(self, batch: Prepared) -> None:
+        """Verifies that `fetch` will find the pages of a batch.
+
+        Raises:
+            InsufficientPagesError: If it will not.
+        """
+        if lacking := batch.lacking():
+            self.core.check_reserve(
+                lacking.batch(), num_steps=lacking.num_steps
+            )
+
+    def fetch(self, batch: Prepared) -> StepTables:
         """Makes the tables of some steps, with pages for all or for none."""
-        claims = self._meet(contexts)
-        self._check_lengths(contexts, num_steps)
-        lacking = [
-            row
-            for row, (claim, context) in enumerate(
-                zip(claims, contexts, strict=True)
-            )
-            if context.tokens.current_position + num_steps - 1 > claim.capacity
-        ]
-        if lacking:
-            self._take(
-                [contexts[row] for row in lacking],
-                [claims[row] for row in lacking],
-                num_steps,
-            )
-        self._count_input(contexts, claims)
+        if lacking := batch.lacking():
+            self._take(lacking)
+        self._count_input(batch)
         self._check()
-        for context, claim in zip(contexts, claims, strict=True):
-            end = context.tokens.current_position + num_steps - 1
+        for claim, end in zip(batch.claims, batch.ends, strict=True):
             claim.num_covered = max(claim.num_covered, end)
-        seqs = counts([claim.seq for claim in claims])
-        return step_tables(self.core, seqs, contexts, num_steps)
+        seqs = counts([claim.seq for claim in batch.claims])
+        return step_tables(self.core, seqs, batch.contexts, batch.num_steps)
 
     def commit(self, contexts: Sequence[RequestContext]) -> None:
         """Makes the full pages of processed tokens findable."""
-        claims = self._meet(contexts)
+        claims = self.meet(contexts)
         if self.core.enable_prefix_caching:
             size = self.core.page_size
             due = [
@@ -167,7 +190,8 @@ class Replica:
                 if context.tokens.processed_length >= claim.num_committed + size
             ]
             if due:
-                self.core.commit(_batch(*map(list, zip(*due, strict=True))))
+                ready, own = zip(*due, strict=True)
+                self.core.commit(Prepared(ready, own, 1).batch())
             for context, claim in due:
                 processed = context.tokens.processed_length
                 claim.num_committed = processed // size * size
@@ -177,6 +201,19 @@ class Replica:
         """Makes what no request holds unfindable."""
         self.core.forget_cached()
         self._check()
+
+    def meet(self, contexts: Sequence[RequestContext]) -> list[Claim]:
+        """Returns the claims of contexts that fit what is held for them."""
+        claims = []
+        for context in contexts:
+            claim = self._claim(context.request_id)
+            if claim.seq < 0:
+                first_sight(claim, context, self.core)
+            check_state(claim, context, context.tokens.processed_length)
+            claims.append(claim)
+        if len({claim.seq for claim in claims}) < len(claims):
+            raise RequestStateError("wanted each request once in a batch")
+        return claims
 
     def _check(self) -> None:
         if self._is_checking:
@@ -190,110 +227,67 @@ class Replica:
             )
         return claim
 
-    def _meet(self, contexts: Sequence[RequestContext]) -> list[Claim]:
-        """Returns the claims of contexts that fit what is held for them."""
-        claims = []
-        for context in contexts:
-            claim = self._claim(context.request_id)
-            if claim.seq < 0:
-                self._first_sight(claim, context)
-            check_state(claim, context, context.tokens.processed_length)
-            claims.append(claim)
-        if len({claim.seq for claim in claims}) < len(claims):
-            raise RequestStateError("wanted each request once in a batch")
-        return claims
-
-    def _first_sight(self, claim: Claim, context: RequestContext) -> None:
-        """Takes a sequence for a claim whose context was not seen before."""
-        check_first_sight(context)
-        salt, model = context.cache_salt, context.model_name
-        claim.seq = self.core.claim(
-            namespace(cache_salt=salt, model_name=model)
-        )
-        claim.identity = (salt, model)
-        claim.num_prompt = len(context.tokens)
-
-    def _take(
-        self,
-        contexts: Sequence[RequestContext],
-        claims: Sequence[Claim],
-        num_steps: int,
-    ) -> None:
+    def _take(self, batch: Prepared) -> None:
         """Takes the pages of some steps, with hits, for all or for none."""
-        granted = self.core.reserve(
-            _batch(contexts, claims), num_steps=num_steps
-        )
-        self._settle(contexts, claims, _hits(granted))
+        granted = self.core.reserve(batch.batch(), num_steps=batch.num_steps)
+        self._settle(batch, granted.hits)
         size = self.core.page_size
-        for context, claim in zip(contexts, claims, strict=True):
-            end = context.tokens.current_position + num_steps - 1
+        for claim, end in zip(batch.claims, batch.ends, strict=True):
             claim.capacity = max(claim.capacity, pages_for(end, size) * size)
 
-    def _check_lengths(
-        self, contexts: Sequence[RequestContext], num_steps: int
-    ) -> None:
-        """Verifies that each request fits the longest sequence and the pool."""
-        if num_steps < 1:
-            raise RequestStateError(
-                f"wanted at least 1 step, got num_steps={num_steps}"
-            )
-        lengths = (len(context.tokens) for context in contexts)
-        longest = max(lengths, default=0) + num_steps - 1
-        if longest > self._max_seq_len:
-            raise SequenceTooLongError(
-                f"wanted at most {self._max_seq_len} tokens in a request, got "
-                f"{longest} after {num_steps} steps"
-            )
-        wanted = pages_for(longest, self.core.page_size)
-        if wanted > self.core.num_pages:
-            raise RequestTooLargeError(wanted=wanted, free=self.core.num_pages)
+    def _offer(self, context: RequestContext, claim: Claim) -> Offer | None:
+        """Finds what another replica holds of a request and this one not."""
+        is_at_a_page = context.tokens.processed_length == claim.num_committed
+        if self.find_offer is None or not is_at_a_page:
+            return None
+        return self.find_offer(claim.namespace, context.tokens.all)
 
-    def _settle(
-        self,
-        contexts: Sequence[RequestContext],
-        claims: Sequence[Claim],
-        hits: Counts,
-    ) -> None:
+    def _reserve_with_offer(
+        self, context: RequestContext, claim: Claim, num_steps: int
+    ) -> bool:
+        """Takes pages with a prefix of another replica, if there is one."""
+        offer = self._offer(context, claim)
+        if offer is None:
+            return False
+        tokens = context.tokens
+        _, end = window_after_hit(
+            processed=tokens.processed_length,
+            active=tokens.active_length,
+            length=len(tokens),
+            hit=offer.end - tokens.processed_length,
+        )
+        return self._take_offer(context, claim, offer, end=end + num_steps - 1)
+
+    def _take_offer(
+        self, context: RequestContext, claim: Claim, offer: Offer, *, end: int
+    ) -> bool:
+        """Takes pages for `end` tokens, and what they hold from elsewhere."""
+        size, start = self.core.page_size, context.tokens.processed_length
+        one = Prepared([context], [claim], 1)
+        batch = one.batch()
+        with suppress(InsufficientPagesError):
+            wider = replace(batch, active=counts([end - start]))
+            (hit,) = self.core.reserve(wider, num_steps=1).hits.tolist()
+            column = (start + hit) // size
+            pages = self.core.pages(claim.seq)[column : offer.end // size]
+            offer.copy(column, pages.tolist())
+            self.core.commit(replace(batch, processed=counts([offer.end])))
+            self._metrics += KVCacheMetrics(copied_pages=len(pages))
+            self._settle(one, counts([offer.end - start]))
+            claim.capacity = max(claim.capacity, pages_for(end, size) * size)
+            return True
+        return False
+
+    def _settle(self, batch: Prepared, hits: Counts) -> None:
         """Moves contexts past their hits and counts these."""
-        rows = zip(contexts, claims, hits.tolist(), strict=True)
+        rows = zip(batch.contexts, batch.claims, hits.tolist(), strict=True)
         for context, claim, hit in rows:
-            if not hit:
-                continue
-            start = context.tokens.processed_length
-            end = start + hit
-            skip_hit(context.tokens, hit)
-            twice = max(0, min(claim.num_counted, end) - start)
-            self._metrics += KVCacheMetrics(-twice, hit)
-            claim.num_counted = max(claim.num_counted, end)
-            claim.num_covered = max(claim.num_covered, end)
-            claim.capacity = max(claim.capacity, end)
-            claim.num_committed = end
+            if hit:
+                self._metrics += claim.count_hit(context, hit)
+                skip_hit(context.tokens, hit)
 
-    def _count_input(
-        self, contexts: Sequence[RequestContext], claims: Sequence[Claim]
-    ) -> None:
+    def _count_input(self, batch: Prepared) -> None:
         """Counts prompt tokens that were not counted before."""
-        for context, claim in zip(contexts, claims, strict=True):
-            end = min(context.tokens.current_position, claim.num_prompt)
-            if end > claim.num_counted:
-                self._metrics += KVCacheMetrics(end - claim.num_counted)
-                claim.num_counted = end
-
-
-def _hits(granted: Granted) -> Counts:
-    """Returns the hits of a batch for which no page had to move."""
-    assert not len(granted.moves), "pages move that nobody copies"
-    return granted.hits
-
-
-def _batch(
-    contexts: Sequence[RequestContext], claims: Sequence[Claim]
-) -> Batch:
-    """Returns what the core is told of some requests."""
-    tokens = [context.tokens for context in contexts]
-    return Batch(
-        seqs=counts([claim.seq for claim in claims]),
-        processed=counts([t.processed_length for t in tokens]),
-        active=counts([t.active_length for t in tokens]),
-        tokens=[t.all for t in tokens],
-    )
+        for context, claim in zip(batch.contexts, batch.claims, strict=True):
+            if claim.num_counted < claim.num_prompt:
+                self._metrics += claim.count_input(context)

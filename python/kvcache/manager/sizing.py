@@ -11,6 +11,17 @@ from kvcache.spec import KVCacheParams, pages_for
 _MAX_BATCH_SIZE = 512
 
 
+def spread(total: int, parts: int) -> list[int]:
+    """Returns a total in parts that differ by at most one, larger ones first.
+
+    Args:
+        total: What is spread.
+        parts: How many parts there are.
+    """
+    share, rest = divmod(total, parts)
+    return [share + (part < rest) for part in range(parts)]
+
+
 class CacheSizing:
     """The arithmetic that a manager answers before there is one."""
 
@@ -23,7 +34,8 @@ class CacheSizing:
         Args:
             params: Shape of a token's keys and values.
             num_layers: Layers of the model.
-            memory_available: Bytes for pages, over all devices.
+            memory_available: Bytes for pages, over all devices; each replica
+                has an equal share.
 
         Raises:
             InvalidParamsError: If `params` has no page size.
@@ -46,6 +58,9 @@ class CacheSizing:
     ) -> int:
         """Returns the bytes of pages that full batches of long requests take.
 
+        The requests are spread over the replicas, each of which has its share
+        of the memory.
+
         Args:
             params: Shape of a token's keys and values.
             max_batch_size: Requests at a time, over all replicas.
@@ -60,8 +75,11 @@ class CacheSizing:
         """
         bytes_per_page = params.bytes_per_page(num_layers)
         page_size = bytes_per_page // params.bytes_per_token(num_layers)
-        pages = max_batch_size * pages_for(max_seq_len, page_size)
-        return min(available_cache_memory, pages * bytes_per_page)
+        each = pages_for(max_seq_len, page_size) * bytes_per_page
+        replicas = params.data_parallel_degree
+        there = available_cache_memory // replicas
+        batches = spread(max_batch_size, replicas)
+        return sum(min(there, requests * each) for requests in batches)
 
     @classmethod
     def infer_optimal_batch_size(

@@ -1,0 +1,97 @@
+"""Puts the replicas of a manager together."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from max.driver import Device
+
+from kvcache.core.digest import Digest, keyed_digest
+from kvcache.core.making import make_core
+from kvcache.manager.device import ReplicaPools
+from kvcache.manager.lending import Lender
+from kvcache.manager.replica import Replica
+from kvcache.manager.replicas import Replicas
+from kvcache.manager.sizing import spread
+from kvcache.spec import KVCacheParams
+
+
+def build_replicas(
+    params: KVCacheParams,
+    pools: Sequence[ReplicaPools],
+    *,
+    num_pages: int,
+    page_size: int,
+    max_batch_size: int,
+    max_seq_len: int,
+    copies_prefixes: bool,
+    is_checking: bool,
+    digest: Digest | None,
+) -> Replicas:
+    """Makes the books of each replica.
+
+    Args:
+        params: Shape of a token's keys and values.
+        pools: The pages of each replica.
+        num_pages: Pages of each replica.
+        page_size: Tokens per page.
+        max_batch_size: Requests over all replicas, spread over them.
+        max_seq_len: Tokens of the longest request.
+        copies_prefixes: Whether cached prefixes go from replica to replica.
+        is_checking: Whether each call verifies the books.
+        digest: Finds cached pages; one for all replicas.
+    """
+    digest = keyed_digest() if digest is None else digest
+    spare = len(pools) > 1  # A sequence that looks, or holds what is copied.
+    members = [
+        Replica(
+            make_core(
+                num_pages,
+                page_size,
+                num_requests + spare,
+                enable_prefix_caching=params.enable_prefix_caching,
+                digest=digest,
+            ),
+            num_requests,
+            max_seq_len,
+            is_checking=is_checking,
+        )
+        for num_requests in spread(max_batch_size, len(pools))
+    ]
+    if copies_prefixes:
+        _connect(members, pools)
+    return Replicas(members)
+
+
+def build_pools(
+    params: KVCacheParams,
+    devices: Sequence[Device],
+    *,
+    num_pages: int,
+    num_layers: int,
+    page_size: int,
+) -> list[ReplicaPools]:
+    """Allocates the pages of each replica on its own run of the devices."""
+    each = params.devices_per_replica
+    return [
+        ReplicaPools(
+            params,
+            num_pages,
+            num_layers=num_layers,
+            page_size=page_size,
+            devices=devices[first : first + each],
+        )
+        for first in range(0, len(devices), each)
+    ]
+
+
+def _connect(members: Sequence[Replica], pools: Sequence[ReplicaPools]) -> None:
+    """Lets each replica find and copy what the others hold."""
+
+    def copy(
+        source: int, target: int, pages: list[int], into: list[int]
+    ) -> None:
+        pools[target].copy_from(pools[source], pages, into)
+
+    lender = Lender([member.core for member in members], copy)
+    for index, member in enumerate(members):
+        member.find_offer = partial(lender.offer, index)

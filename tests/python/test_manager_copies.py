@@ -1,0 +1,281 @@
+"""Prefixes that go from replica to replica, seen in the pools' own bytes."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from max.driver import Buffer
+from max.dtype import DType
+
+from byte_oracle import ByteOracle
+from kvcache import (
+    KVCacheMetrics,
+    KVCacheParams,
+    PagedKVCacheManager,
+    Request,
+)
+from kvcache.manager.device import DevicePool, _runs
+from managers import HOST, claimed, make_replicas, pages
+
+
+class Loop:
+    """A loop over replicas whose model writes real bytes."""
+
+    def __init__(self, manager: PagedKVCacheManager) -> None:
+        self.manager = manager
+        self.oracle = ByteOracle(manager.page_size)
+
+    def step(self, *batch: Request) -> None:
+        inputs = self.manager.fetch(batch)
+        each = self.manager.devices_per_replica
+        for replica in range(self.manager.num_replicas):
+            rows = [r for r in batch if self.manager.get_replica(r) == replica]
+            shards = inputs[replica * each : (replica + 1) * each]
+            self.oracle.check(rows, shards)
+            spans = [
+                range(r.tokens.processed_length, r.tokens.current_position)
+                for r in rows
+            ]
+            self.oracle.write(rows, shards, spans)
+        for request in batch:
+            request.update(7)
+        self.manager.step(batch)
+
+    def serve(self, tokens: Any, on: int, **fields: Any) -> Request:
+        request = claimed(self.manager, tokens, on=on, **fields)
+        assert self.manager.maybe_reserve(request)
+        self.step(request)
+        return request
+
+
+def free_order(manager: PagedKVCacheManager, replica: int) -> list[int]:
+    order: list[int] = manager._replicas.members[replica].core.eviction_order()
+    return order
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_prefix_of_another_replica_is_copied(shards: int) -> None:
+    manager = make_replicas(2, shards, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(40, on=0)
+    request = claimed(manager, 100, on=1)
+    assert manager.maybe_reserve(request)
+    assert request.tokens.processed_length == 32
+    assert manager.metrics == KVCacheMetrics(40 + 68, 32, copied_pages=2)
+    loop.step(request)
+    loop.step(request)
+    # What was copied is findable at once, and so is what came behind it.
+    assert manager.adopt_prefix(claimed(manager, 100, on=1)) == 96
+    assert manager.metrics.copied_pages == 2
+
+
+def test_the_copies_are_findable_before_anything_is_computed() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(40, on=0)
+    first, second = (claimed(manager, 40, on=1) for _ in range(2))
+    assert manager.maybe_reserve(first)
+    assert manager.maybe_reserve(second)
+    assert pages(manager, first)[:2] == pages(manager, second)[:2]
+    assert manager.metrics.copied_pages == 2
+    loop.step(first, second)
+
+
+def test_adopting_takes_the_pages_of_the_prefix_and_no_more() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(100, on=1)
+    request = claimed(manager, 140, on=0)
+    assert manager.adopt_prefix(request) == 96
+    assert len(pages(manager, request)) == 6
+    assert manager.adopt_prefix(request) == 0
+    loop.step(request)
+
+
+def test_a_cached_beginning_is_shared_and_the_rest_is_copied() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(100, on=0)
+    near = loop.serve(40, on=1)
+    before = manager.metrics.copied_pages
+    request = loop.serve(120, on=1)
+    assert manager.metrics.copied_pages == before + 4
+    assert pages(manager, request)[:2] == pages(manager, near)[:2]
+    loop.step(near, request)
+
+
+def test_the_longest_prefix_counts() -> None:
+    manager = make_replicas(3, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(40, on=0)
+    loop.serve([*range(40), *range(200, 240)], on=2)
+    request = loop.serve([*range(40), *range(200, 260)], on=1)
+    assert manager.metrics.copied_pages == 2 + 5
+    loop.step(request)
+
+
+def test_salt_and_model_keep_prefixes_where_they_are() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(40, on=0, cache_salt="a")
+    for fields in ({}, {"cache_salt": "b"}, {"model_name": "a"}):
+        request = loop.serve(40, on=1, **fields)
+        loop.step(request)
+    assert manager.metrics.copied_pages == 0
+
+
+def test_colliding_digests_copy_nothing_foreign() -> None:
+    manager = make_replicas(2, num_pages=20, digest=lambda *_: b"")
+    loop = Loop(manager)
+    loop.serve(range(100, 180), on=0)
+    loop.serve(48, on=0)
+    request = loop.serve([*range(32), *range(500, 550)], on=1)
+    assert manager.metrics.copied_pages == 2
+    loop.step(request)
+
+
+def test_nothing_is_copied_unless_wanted() -> None:
+    for changes in (
+        {"copy_prefixes_across_replicas": False},
+        {"caching": False},
+    ):
+        manager = make_replicas(2, num_pages=20, **changes)
+        assert not manager.copy_prefixes_across_replicas
+        loop = Loop(manager)
+        loop.serve(40, on=0)
+        assert manager.adopt_prefix(claimed(manager, 40, on=1)) == 0
+        loop.serve(40, on=1)
+        assert manager.metrics == KVCacheMetrics(80)
+    assert make_replicas(2).copy_prefixes_across_replicas
+    assert not make_replicas(1).copy_prefixes_across_replicas
+
+
+def test_decoding_looks_at_no_other_replica() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    request = loop.serve(40, on=0)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("looked up")
+
+    manager._replicas.members[0].find_offer = fail
+    for _ in range(40):
+        assert manager.maybe_reserve(request)
+        loop.step(request)
+
+
+def test_sources_outlive_the_copy_in_a_full_pool() -> None:
+    manager = make_replicas(2, num_pages=6)
+    loop = Loop(manager)
+    for start in (0, 100):
+        gone = loop.serve(range(start, start + 40), on=0)
+        manager.release(gone.request_id)
+    assert len(free_order(manager, 0)) == 6
+    request = loop.serve(40, on=1)  # Its source is all cached, none held.
+    assert manager.metrics.copied_pages == 2
+    # The source counts as used, so the other prefix goes first.
+    other = loop.serve(range(200, 260), on=0)
+    assert manager.metrics.evicted_pages == 2
+    loop.step(request, other)
+    assert manager.adopt_prefix(claimed(manager, 40, on=0)) == 32
+
+
+def test_a_refused_request_copies_nothing_and_changes_no_order() -> None:
+    manager = make_replicas(2, num_pages=6)
+    loop = Loop(manager)
+    for start in (0, 100):
+        gone = loop.serve(range(start, start + 40), on=0)
+        manager.release(gone.request_id)
+    holder = claimed(manager, range(500, 548), on=1)
+    assert manager.maybe_reserve(holder)
+    state = [free_order(manager, replica) for replica in (0, 1)]
+    metrics = manager.metrics
+    request = claimed(manager, 50, on=1)
+    assert not manager.maybe_reserve(request)
+    assert [free_order(manager, replica) for replica in (0, 1)] == state
+    assert pages(manager, request) == []
+    assert request.tokens.processed_length == 0
+    assert manager.metrics == metrics
+
+
+def test_a_chunk_moves_behind_what_was_copied() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(100, on=0)
+    request = claimed(manager, 140, on=1)
+    request.tokens.chunk(32)
+    assert manager.maybe_reserve(request)
+    assert request.tokens.processed_length == 96
+    assert request.tokens.active.tolist() == list(range(96, 128))
+    assert len(pages(manager, request)) == 8
+    loop.step(request)
+
+
+def test_a_chunk_is_served_without_a_prefix_that_does_not_fit() -> None:
+    manager = make_replicas(2, num_pages=9)
+    loop = Loop(manager)
+    loop.serve(100, on=0)
+    holder = claimed(manager, range(500, 580), on=1)
+    assert manager.maybe_reserve(holder)  # Four of nine pages are left.
+    request = claimed(manager, 140, on=1)
+    request.tokens.chunk(32)
+    assert manager.maybe_reserve(request)
+    assert request.tokens.processed_length == 0
+    assert len(pages(manager, request)) == 2
+    assert manager.metrics.copied_pages == 0
+    other = claimed(manager, 120, on=1)
+    assert manager.adopt_prefix(other) == 0
+    assert pages(manager, other) == []
+    loop.step(request)
+
+
+def test_a_late_prefix_fills_pages_that_were_reserved() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    late = claimed(manager, 60, on=1)
+    assert manager.maybe_reserve(late)
+    own = pages(manager, late)
+    loop.serve(50, on=0)
+    assert manager.maybe_reserve(late)
+    assert late.tokens.processed_length == 48
+    assert pages(manager, late) == own
+    assert manager.metrics == KVCacheMetrics(60 - 48 + 50, 48, copied_pages=3)
+    loop.step(late)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=9)
+)
+def test_runs_cover_each_pair_once(pairs: list[tuple[int, int]]) -> None:
+    sources, targets = [a for a, _ in pairs], [b for _, b in pairs]
+    runs = list(_runs(sources, targets))
+    found = [
+        (source + i, target + i)
+        for source, target, count in runs
+        for i in range(count)
+    ]
+    assert found == pairs
+    for (a, b, n), (c, d, _) in pairwise(runs):
+        assert (c, d) != (a + n, b + n)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_pools_of_every_type_are_copied(dtype: str) -> None:
+    params = KVCacheParams(dtype, 1, 8, page_size=2)
+    one, two = (
+        DevicePool(params, 4, num_layers=1, page_size=2, device=HOST)
+        for _ in range(2)
+    )
+    page_bytes = params.bytes_per_page(1)
+    raw = np.arange(5 * page_bytes, dtype=np.uint8).reshape(
+        one.blocks.shape[0], -1
+    )
+    filled = Buffer.from_numpy(raw).view(one.blocks.dtype, one.blocks.shape)
+    one.blocks.inplace_copy_from(filled)
+    two.copy_from(one, [3, 0, 1], [0, 2, 3])
+    found = two.blocks.view(DType.uint8, raw.shape).to_numpy()
+    np.testing.assert_array_equal(found[[0, 2, 3]], raw[[3, 0, 1]])
+    assert not found[[1, 4]].any()
