@@ -21,6 +21,7 @@ from kvcore.running import Running, admit, advance, leave, settle
 from kvcore.sharing import drop, forget_cached, fork, truncate
 from kvcore.status import (
     BEYOND_PAGES,
+    MOVES,
     OK,
     TOO_FEW_COLUMNS,
     UNKNOWN_SEQUENCE,
@@ -646,7 +647,7 @@ def advance_rows(
         width: Bytes of an id, 4 or 8.
 
     Returns:
-        A status.
+        A status; `MOVES` for `OK` with pages to move.
 
     Raises:
         If an argument is no number.
@@ -659,9 +660,9 @@ def advance_rows(
         width=Int(py=width),
     )
     var status = advance(handle[].core, running[], row)
-    if status == OK:
+    if status == OK and handle[].core.moves.length == 0:
         return PythonObject(OK)
-    return _answer(handle, status)
+    return _answer(handle, MOVES if status == OK else status)
 
 
 def leave_rows(

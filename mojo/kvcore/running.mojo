@@ -134,6 +134,7 @@ def advance(mut core: Core, mut running: Running, tokens: Tokens) -> Int:
     var status = _check_step(core, running, tokens)
     if status != OK:
         return status
+    core.moves.length = 0
     var longest: UInt32 = 0
     for row in range(running.seqs.length):
         var length = _settle_row(core, running, row)

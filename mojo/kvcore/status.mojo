@@ -1,5 +1,7 @@
 """What a call answers; Python raises the error that each stands for."""
 
+comptime MOVES = -1
+"""Done, and there are pages to move."""
 comptime OK = 0
 """Done."""
 comptime INSUFFICIENT_PAGES = 1

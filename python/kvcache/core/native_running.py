@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kvcache.core.native_rows import RowMemory, address_of
 from kvcache.core.native_status import raise_for
 from kvcache.core.running import (
+    NO_MOVES,
     Prompt,
     StepMemory,
     check_count,
@@ -19,6 +20,9 @@ from kvcache.core.running import (
 )
 from kvcache.core.values import Granted
 from kvcache.errors import ClaimError, RequestStateError
+
+MOVES = -1
+"""What `advance` answers when it is done and has moves to carry out."""
 
 
 class NativeRows:
@@ -95,7 +99,7 @@ class NativeRows:
         """Takes every row's tokens as computed; see `RunningRows.settle`."""
         self._module.settle(self._core, self._batch)
 
-    def advance(self, tokens: npt.NDArray[Any]) -> None:
+    def advance(self, tokens: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
         """Settles, and appends a token to each row."""
         check_count(tokens, self._count)
         if tokens.dtype.kind != "i":
@@ -106,8 +110,11 @@ class NativeRows:
         status = self._module.advance(
             self._core, self._batch, self._tokens_address, 8
         )
+        if status == MOVES:
+            return self._rows.moves()
         if status:
             raise_for(status, self._rows)
+        return NO_MOVES
 
     def leave(self, rows: Sequence[int]) -> None:
         """Releases rows; see `RunningRows.leave`."""

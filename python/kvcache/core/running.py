@@ -21,6 +21,10 @@ Prompt: TypeAlias = npt.NDArray[Any]
 """Token ids, int32 or int64 `[num_tokens]`; at least one."""
 
 
+NO_MOVES: npt.NDArray[np.uint32] = np.empty((0, 3), np.uint32)
+"""What a step moves as a rule."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StepMemory:
     """What a graph is told of a batch, in memory that is written in place."""
@@ -66,11 +70,14 @@ class RunningRows(Protocol):
     def settle(self) -> None:
         """Takes every row's tokens as computed; full pages become findable."""
 
-    def advance(self, tokens: npt.NDArray[Any]) -> None:
+    def advance(self, tokens: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
         """Settles, and appends one token to each row.
 
         Args:
             tokens: Token ids, int32 or int64 `[rows]`.
+
+        Returns:
+            What is to be moved, as in `Granted.moves`.
 
         Raises:
             InsufficientPagesError: If the pages are not there; then the rows
@@ -161,16 +168,19 @@ class PlainRows:
             self._settle(row)
         self._write_tables()
 
-    def advance(self, tokens: npt.NDArray[Any]) -> None:
+    def advance(self, tokens: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
         """Settles, and appends a token to each row."""
         check_count(tokens, len(self._rows))
         check_ids(tokens)
         self._check_step()
+        moves = [NO_MOVES]
         for row, token in zip(self._rows, tokens.tolist(), strict=True):
             self._settle(row)
             row.tokens = np.append(row.tokens, token)
-            self._core.reserve(_one(row), num_steps=1)
+            granted = self._core.reserve(_one(row), num_steps=1)
+            moves.append(granted.moves)
         self._write_tables()
+        return np.concatenate(moves)
 
     def leave(self, rows: Sequence[int]) -> None:
         """Releases rows; see `RunningRows.leave`."""

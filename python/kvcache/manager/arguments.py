@@ -8,6 +8,7 @@ from kvcache.errors import (
     InsufficientMemoryError,
     InvalidParamsError,
     NotOfferedError,
+    UnknownReplicaError,
 )
 from kvcache.spec import KVCacheParams, KVCacheStrategy
 
@@ -57,6 +58,18 @@ def check_offered(params: KVCacheParams) -> None:
     if params.cache_strategy != KVCacheStrategy.PAGED:
         raise NotOfferedError(
             f"wanted the paged strategy, got {params.cache_strategy.value}"
+        )
+
+
+def check_replica(replica: int, num_replicas: int) -> None:
+    """Verifies that there is a replica.
+
+    Raises:
+        UnknownReplicaError: If there is not.
+    """
+    if not 0 <= replica < num_replicas:
+        raise UnknownReplicaError(
+            f"wanted a replica from 0 to {num_replicas - 1}, got {replica}"
         )
 
 

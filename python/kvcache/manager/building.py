@@ -5,7 +5,7 @@ from functools import partial
 
 from max.driver import Device
 
-from kvcache.core.digest import Digest, keyed_digest
+from kvcache.core.digest import Digest
 from kvcache.core.making import make_core
 from kvcache.manager.device import ReplicaPools
 from kvcache.manager.lending import Lender
@@ -38,9 +38,8 @@ def build_replicas(
         max_seq_len: Tokens of the longest request.
         copies_prefixes: Whether cached prefixes go from replica to replica.
         is_checking: Whether each call verifies the books.
-        digest: Finds cached pages; one for all replicas.
+        digest: Finds cached pages, for tests; None for one of the core's own.
     """
-    digest = keyed_digest() if digest is None else digest
     spare = len(pools) > 1  # A sequence that looks, or holds what is copied.
     members = [
         Replica(

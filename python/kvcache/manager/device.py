@@ -37,6 +37,15 @@ class DevicePool:
         shape = (num_pages + 1, *page_shape(params, num_layers, page_size))
         self.blocks = Buffer.zeros(shape, DType[params.dtype], device)
 
+    def carry_out(self, moves: npt.NDArray[np.uint32]) -> None:
+        """Moves pages between places of this device, in order."""
+        for _, source, target in moves.tolist():
+            self._page(target).inplace_copy_from(self._page(source))
+
+    def _page(self, page: int) -> Buffer:
+        inner = (slice(None),) * (self.blocks.rank - 1)
+        return self.blocks[slice(page, page + 1), *inner]
+
     def copy_from(
         self, source: "DevicePool", pages: list[int], into: list[int]
     ) -> None:
@@ -91,6 +100,35 @@ class ReplicaPools:
             )
             for device in devices
         ]
+
+    def inputs_of(
+        self, tables: tuple[Buffer, Buffer, Buffer]
+    ) -> list[RaggedKVCacheInputs]:
+        """Returns the inputs of a step whose tables are buffers on the host.
+
+        Args:
+            tables: Cache lengths, lookup table and longest lengths.
+        """
+        lengths, table, longest = tables
+        return [
+            RaggedKVCacheInputs(
+                shard.blocks,
+                lengths.to(shard.device),
+                table.to(shard.device),
+                longest,
+            )
+            for shard in self.shards
+        ]
+
+    def carry_out(self, moves: npt.NDArray[np.uint32]) -> None:
+        """Moves pages as the books say, in order.
+
+        Args:
+            moves: Kind, source and destination, `[num_moves, 3]`.
+        """
+        if len(moves):
+            for shard in self.shards:
+                shard.carry_out(moves)
 
     def inputs(self, tables: StepTables) -> list[RaggedKVCacheInputs]:
         """Returns the buffers of a step, one copy of the tables a device."""

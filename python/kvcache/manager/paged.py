@@ -9,6 +9,7 @@ from kvcache.core.digest import Digest
 from kvcache.manager.arguments import (
     check_agreement,
     check_offered,
+    check_replica,
     check_sizes,
     pages_in,
 )
@@ -18,6 +19,7 @@ from kvcache.manager.gauges import CacheGauges
 from kvcache.manager.increment import CacheLengthIncrement
 from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.routing import ReplicaRouting
+from kvcache.manager.running import RunningBatch
 from kvcache.manager.sizing import CacheSizing
 from kvcache.request import RequestContext
 from kvcache.resets import ResetInbox
@@ -272,6 +274,29 @@ class PagedKVCacheManager(
             UnknownRequestError: If the request is not claimed.
         """
         return self._replicas.pages(request_id)
+
+    def open_batch(
+        self, *, max_rows: int | None = None, replica_idx: int = 0
+    ) -> RunningBatch:
+        """Returns a batch without rows, for loops that keep tokens themselves.
+
+        Args:
+            max_rows: Rows that fit; `max_batch_size` of them if None.
+            replica_idx: The replica that serves them.
+
+        Raises:
+            InvalidParamsError: If `max_rows` is not positive.
+            UnknownReplicaError: If there is no such replica.
+        """
+        rows = self.max_batch_size if max_rows is None else max_rows
+        check_sizes(max_rows=rows)
+        check_replica(replica_idx, self.num_replicas)
+        return RunningBatch(
+            self._replicas.members[replica_idx],
+            self._pools[replica_idx],
+            max_rows=rows,
+            max_seq_len=self.max_seq_len,
+        )
 
     def reset_prefix_cache(self) -> None:
         """Makes what no request holds unfindable, on every replica.

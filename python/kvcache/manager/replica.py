@@ -77,6 +77,10 @@ class Replica:
         self._metrics = KVCacheMetrics()
         self._num_evicted_before = self.core.num_evicted
 
+    def count(self, change: KVCacheMetrics) -> None:
+        """Adds to the metrics."""
+        self._metrics += change
+
     def claim(self, request_id: Hashable) -> None:
         """Makes a request known; it holds no page yet.
 
@@ -102,7 +106,7 @@ class Replica:
         if claim.seq >= 0:
             self.core.release(claim.seq)
         del self._claims[request_id]
-        self._check()
+        self.verify()
 
     def pages(self, request_id: Hashable) -> list[int]:
         """Returns a request's pages in order.
@@ -124,7 +128,7 @@ class Replica:
         ):
             one = Prepared([context], [claim], 1)
             self._settle(one, self.core.adopt(one.batch()).hits)
-        self._check()
+        self.verify()
         return context.tokens.processed_length - before
 
     def reserve(self, context: RequestContext, num_steps: int) -> bool:
@@ -144,7 +148,7 @@ class Replica:
             except InsufficientPagesError:
                 return False
         self._count_input(one)
-        self._check()
+        self.verify()
         return True
 
     def prepare(
@@ -173,7 +177,7 @@ class Replica:
         if lacking := batch.lacking():
             self._take(lacking)
         self._count_input(batch)
-        self._check()
+        self.verify()
         for claim, end in zip(batch.claims, batch.ends, strict=True):
             claim.num_covered = max(claim.num_covered, end)
         seqs = counts([claim.seq for claim in batch.claims])
@@ -195,12 +199,12 @@ class Replica:
             for context, claim in due:
                 processed = context.tokens.processed_length
                 claim.num_committed = processed // size * size
-        self._check()
+        self.verify()
 
     def forget_cached(self) -> None:
         """Makes what no request holds unfindable."""
         self.core.forget_cached()
-        self._check()
+        self.verify()
 
     def meet(self, contexts: Sequence[RequestContext]) -> list[Claim]:
         """Returns the claims of contexts that fit what is held for them."""
@@ -215,7 +219,12 @@ class Replica:
             raise RequestStateError("wanted each request once in a batch")
         return claims
 
-    def _check(self) -> None:
+    def verify(self) -> None:
+        """Verifies every invariant if that was asked for.
+
+        Raises:
+            AssertionError: If one is broken.
+        """
         if self._is_checking:
             self.core.check()
 

@@ -12,8 +12,8 @@ from kvcache.errors import (
     ClaimError,
     InsufficientPagesError,
     RequestStateError,
-    UnknownReplicaError,
 )
+from kvcache.manager.arguments import check_replica
 from kvcache.manager.replica import Replica
 from kvcache.manager.replicas import Replicas
 from kvcache.manager.tables import counts
@@ -100,12 +100,9 @@ class ReplicaRouting:
                 f"wanted a replica_idx from 0 to {self.num_replicas - 1}, got "
                 f"None"
             )
-        if replica_idx is not None and not 0 <= replica_idx < self.num_replicas:
-            raise UnknownReplicaError(
-                f"wanted a replica from 0 to {self.num_replicas - 1}, got "
-                f"{replica_idx}"
-            )
-        self._replicas.claim(request_id, replica_idx or 0)
+        replica = replica_idx or 0
+        check_replica(replica, self.num_replicas)
+        self._replicas.claim(request_id, replica)
 
     def contains(self, request_id: Hashable) -> bool:
         """Returns whether a request is claimed."""
