@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import event
 from hypothesis import strategies as st
 
-from core_twins import FakeModel, Twins, batch_of
+from core_twins import FakeModel, Twins, batch_of, saw
 from kvcache.core.interface import Move, window_after_hit
 from kvcache.errors import InsufficientPagesError, RequestStateError
 
@@ -52,6 +51,8 @@ class Owner:
         self.seqs: list[Seq] = []
         self.committed: set[tuple[object, ...]] = set()
         self.is_exact = core.enable_prefix_caching
+        self.moves: list[list[int]] = []
+        """What the last call that took pages asked to be moved."""
 
     def row(self, seq: Seq) -> list[int]:
         return self.core.pages(seq.id).tolist()
@@ -79,6 +80,23 @@ class Owner:
         self.seqs.append(seq)
         return seq
 
+    def serve(
+        self, tokens: Sequence[int], *, space: bytes = b"", **options: Any
+    ) -> Seq:
+        """Claims, reserves, computes and commits a whole prompt."""
+        seq = self.claim(space, tokens)
+        assert self.take([seq], [len(tokens)], num_steps=1, **options)
+        self.write(seq, len(tokens))
+        self.commit([seq])
+        return seq
+
+    def drain(self) -> list[int]:
+        """Takes all free pages; returns them in the order of eviction."""
+        seq = self.claim(b"drain", [0])
+        steps = self.core.num_free * self.size
+        assert not steps or self.take([seq], [1], num_steps=steps)
+        return self.row(seq)
+
     def take(
         self,
         batch: Sequence[Seq],
@@ -102,21 +120,21 @@ class Owner:
         try:
             granted = getattr(self.core, name)(batch_of(*rows), **options)
         except (InsufficientPagesError, RequestStateError) as error:
-            event(f"{name}: {type(error).__name__}")
+            saw(f"{name}: {type(error).__name__}")
             assert self.core.state(seq.id for seq in self.seqs) == before
             if isinstance(error, RequestStateError):
                 assert any(seq.may_be_refused for seq in batch)
                 for seq in batch:
                     self.truncate_to(seq, seq.processed)
             return False
-        moves = granted.moves.tolist()
-        loaded = [page for kind, _, page in moves if kind == Move.ONLOAD]
+        self.moves = granted.moves.tolist()
+        loaded = [page for kind, _, page in self.moves if kind == Move.ONLOAD]
         lost = loaded[:1] if loses else []
         self.model.move(granted.moves, lost)
         for seq, row, hit in zip(
             batch, rows, granted.hits.tolist(), strict=True
         ):
-            if self.is_exact and num_steps is None and not moves:
+            if self.is_exact and num_steps is None and not self.moves:
                 assert hit == self.findable(seq)
             self.go_on(seq, row[2], hit, num_steps)
         for page in lost:
@@ -134,7 +152,7 @@ class Owner:
         self, seq: Seq, active: int, hit: int, num_steps: int | None
     ) -> None:
         """Moves a sequence past its hit, up to where it may write."""
-        event(f"hit: {'part' if hit % self.size else bool(hit)}")
+        saw(f"hit: {'part' if hit % self.size else bool(hit)}")
         length = len(seq.tokens)
         assert 0 <= hit < length - seq.processed
         start, end = window_after_hit(
@@ -148,7 +166,7 @@ class Owner:
 
     def lose(self, page: int) -> None:
         """What came from the host into a page is not what went there."""
-        event("lost")
+        saw("lost")
         self.is_exact = False
         for seq in self.seqs:
             row = self.row(seq)

@@ -57,8 +57,6 @@ class CoreMachine(RuleBasedStateMachine):
         for prompt in prompts:
             self.serve(b"", prompt, False, None)
 
-    # What a rule needs.
-
     def draw_seq(self, data) -> Seq:
         if not self.owner.seqs:
             self.claim(b"", [0] * 9)
