@@ -20,7 +20,7 @@ PYTHON_LAYERS = (
     {"ops"},
     {"cache_inputs", "core", "metrics", "model", "resets"},
     {"mojo_sources", "request"},
-    {"cache_folder", "spec"},
+    {"cache_folder", "extension_build", "spec"},
     {"errors"},
     {"reference"},
 )

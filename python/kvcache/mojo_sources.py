@@ -8,12 +8,13 @@ import functools
 import hashlib
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from kvcache.cache_folder import cache_folder
 from kvcache.errors import KVCacheError
+from kvcache.extension_build import EXTENSION, build_arguments
 
 
 class MojoCompileError(KVCacheError, RuntimeError):
@@ -56,7 +57,11 @@ def precompiled_package() -> Path:
         MojoCompileError: If they do not compile.
     """
     package = mojo_package()
-    return _compiled(package, "kvcache.mojoc", ["precompile", str(package)])
+    return _compiled(package, "kvcache.mojoc", _precompile_arguments)
+
+
+def _precompile_arguments(package: Path, output: Path) -> list[str]:
+    return ["precompile", str(package), "-o", str(output)]
 
 
 def core_extension() -> Path:
@@ -73,36 +78,15 @@ def core_extension() -> Path:
         FileNotFoundError: If the sources are absent.
         MojoCompileError: If they do not compile, or there is no C compiler.
     """
-    built = Path(__file__).parent / "_mojo" / CORE_EXTENSION
+    built = Path(__file__).parent / "_mojo" / EXTENSION
     if built.is_file():
         return built
-    package = mojo_package("kvcore")
-    return _compiled(package, CORE_EXTENSION, build_arguments(package))
+    return _compiled(mojo_package("kvcore"), EXTENSION, build_arguments)
 
 
-CORE_EXTENSION = "_kvcore.so"
-"""The file name of the bookkeeping's extension module."""
-
-
-def build_arguments(package: Path) -> list[str]:
-    """Returns what builds the bookkeeping, but for the output's name.
-
-    The library finds Mojo's runtime beside it in site-packages, wherever these
-    are.
-
-    Args:
-        package: Its sources.
-    """
-    return [
-        "build",
-        "--emit=shared-lib",
-        "-I",
-        str(package.parent),
-        str(package / "extension.mojo"),
-    ]
-
-
-def _compiled(package: Path, name: str, arguments: Sequence[str]) -> Path:
+def _compiled(
+    package: Path, name: str, arguments: Callable[[Path, Path], list[str]]
+) -> Path:
     """Returns what the compiler makes of a package, made once."""
     folder = cache_folder() / "mojo" / _digest(package)
     target = folder / name
@@ -124,7 +108,9 @@ def _digest(package: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _compile(package: Path, target: Path, arguments: Sequence[str]) -> None:
+def _compile(
+    package: Path, target: Path, arguments: Callable[[Path, Path], list[str]]
+) -> None:
     """Compiles beside the target, then renames: no one sees half a file."""
     from mojo.run import subprocess_run_mojo
 
@@ -132,7 +118,7 @@ def _compile(package: Path, target: Path, arguments: Sequence[str]) -> None:
         # The compiler takes the package's name from the file's.
         staged = Path(temporary) / target.name
         run: subprocess.CompletedProcess[str] = subprocess_run_mojo(
-            [*arguments, "-o", str(staged)],
+            arguments(package, staged),
             capture_output=True,
             text=True,
             check=False,

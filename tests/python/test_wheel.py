@@ -76,7 +76,7 @@ def pins(folder: Path) -> Path:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Builds from a copy, so that no earlier build's files get in."""
     folder = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     for name in ("python", "graphs", "mojo"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -103,10 +103,94 @@ def names(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
+CORE = """
+import re
+from pathlib import Path
+
+import numpy as np
+import kvcache
+from kvcache.core.making import make_core
+from kvcache.core.native import NativeCore, extension
+from kvcache.core.running import StepMemory
+
+package = Path(kvcache.__file__).parent
+assert Path(extension().__file__) == package / "_mojo" / "_kvcore.so"
+content = Path(extension().__file__).read_bytes()
+found = re.findall(rb"[^\\0]*modular/lib", content)
+assert found == [b"$ORIGIN/../../modular/lib"], found
+core = make_core(4, 16, 2, enable_prefix_caching=True)
+assert isinstance(core, NativeCore)
+lengths, table = np.zeros(2, np.uint32), np.zeros((2, 2), np.uint32)
+batch = core.open_batch(StepMemory(lengths, table, np.zeros((1, 2), np.uint32)))
+batch.admit(b"", [np.arange(17)])
+batch.advance(np.array([17]))
+assert table[0].tolist() == [0, 1]
+print("native core serves")
+"""
+
+
+LOAD = """
+import ctypes
+import importlib.util
+import sys
+from importlib.machinery import ExtensionFileLoader
+
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+loader = ExtensionFileLoader("_kvcore", sys.argv[2])
+spec = importlib.util.spec_from_file_location(
+    "_kvcore", sys.argv[2], loader=loader
+)
+print(importlib.util.module_from_spec(spec).count_key_words(16))
+"""
+
+
+def test_native_core_is_in_the_wheel_and_runs(
+    python: Path, tmp_path: Path
+) -> None:
+    code = tmp_path / "core.py"
+    code.write_text(CORE)
+    assert "native core serves" in run(python, code, folder=tmp_path)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_native_core_imports_under_each_python(
+    wheel: Path, tmp_path: Path, version: str
+) -> None:
+    other = find_python(version)
+    if other is None:
+        pytest.skip(f"no CPython {version} here")
+    code = tmp_path / "load.py"
+    code.write_text(LOAD)
+    runtime = Path(sys.prefix).rglob("libKGENCompilerRTShared.so")
+    with zipfile.ZipFile(wheel) as archive:
+        module = archive.extract("kvcache/_mojo/_kvcore.so", tmp_path)
+    assert run(other, code, next(runtime), module, folder=tmp_path) == "10\n"
+
+
+def find_python(version: str) -> str | None:
+    """Returns a Python of a version, from the PATH or from pyenv."""
+    pyenv = Path.home() / ".pyenv" / "versions"
+    places = [shutil.which(f"python{version}") or ""]
+    places += map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))
+    for place in filter(None, places):
+        probe = [
+            place,
+            "-c",
+            "import sys; print('%d.%d' % sys.version_info[:2])",
+        ]
+        done = subprocess.run(
+            probe, capture_output=True, text=True, check=False
+        )
+        if done.stdout.strip() == version:
+            return place
+    return None
+
+
 def test_wheel_holds_each_source_in_its_place(wheel: Path) -> None:
     places = {
         ROOT / "graphs": "kvcache/graphs",
         ROOT / "mojo" / "kvcache": "kvcache/_mojo/kvcache",
+        ROOT / "mojo" / "kvcore": "kvcache/_mojo/kvcore",
         ROOT / "python" / "kvcache": "kvcache",
     }
     wanted = {
@@ -116,7 +200,7 @@ def test_wheel_holds_each_source_in_its_place(wheel: Path) -> None:
         for path in folder.rglob(suffix)
     }
     held = {name for name in names(wheel) if ".dist-info/" not in name}
-    assert held == wanted
+    assert held == wanted | {"kvcache/_mojo/_kvcore.so"}
     assert {"kvcache/py.typed", "kvcache/graphs/__init__.py"} <= held
     assert "kvcache/_mojo/kvcache/ops.mojo" in held
 

@@ -1,5 +1,6 @@
 """The bookkeeping in Mojo, called once per step."""
 
+import ctypes
 import functools
 import hashlib
 import importlib.machinery
@@ -7,6 +8,7 @@ import importlib.util
 import math
 import secrets
 import weakref
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -42,6 +44,7 @@ def extension() -> ModuleType:
         ImportError: If the library does not load.
     """
     path = str(core_extension())
+    _load_runtime()
     loader = importlib.machinery.ExtensionFileLoader("_kvcore", path)
     spec = importlib.util.spec_from_file_location(
         "_kvcore", path, loader=loader
@@ -51,6 +54,20 @@ def extension() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+def _load_runtime() -> None:
+    """Loads Mojo's runtime of this environment, which the module asks for.
+
+    A module from the cache folder may have been built by another environment,
+    whose own runtime it would look for.
+    """
+    modular = importlib.util.find_spec("modular")
+    for folder in modular.submodule_search_locations or () if modular else ():
+        runtime = Path(folder) / "lib" / "libKGENCompilerRTShared.so"
+        if runtime.is_file():
+            ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+            return
 
 
 class NativeCore:
