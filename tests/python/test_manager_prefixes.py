@@ -36,7 +36,7 @@ def test_a_strided_prompt_finds_its_pages() -> None:
     compute(manager, claimed(manager, list(range(0, 80, 2))))
     request = claimed(manager, 1)
     request.tokens._array = np.arange(80)[::2]
-    request.tokens._length = request.tokens._end = 40
+    request.tokens._num_tokens = request.tokens._window_end = 40
     assert not request.tokens.all.flags.c_contiguous
     assert manager.adopt_prefix(request) == 32
 

@@ -113,9 +113,12 @@ class RowMemory:
     ) -> list[npt.NDArray[Any]]:
         """Writes where tokens are; returns what must be kept alive."""
         count = len(rows)
-        held = [_contiguous(tokens) for tokens in rows]
+        lengths = [len(tokens) for tokens in rows]
         self.numbers[0] = count
-        self._lengths[:count] = [len(tokens) for tokens in held]
+        self._lengths[:count] = lengths
+        if not any(lengths):
+            return []
+        held = [_contiguous(tokens) for tokens in rows]
         self._addresses[:count] = [address_of(tokens) for tokens in held]
         self._widths[:count] = [tokens.itemsize for tokens in held]
         return held

@@ -203,6 +203,31 @@ class PagedKVCacheManager(
         self._poll_resets()
         return self._replicas.reserve(data, num_steps)
 
+    def reserve_batch(
+        self, batch: Sequence[RequestContext], num_steps: int = 1
+    ) -> bool:
+        """Takes the pages for the next steps of a batch, for all or for none.
+
+        As `maybe_reserve` for each request, in one call; but nothing is
+        copied from other replicas.
+
+        Args:
+            batch: The requests, each once; their windows move past the hits.
+            num_steps: How often the model runs before the next call.
+
+        Returns:
+            Whether the pages are there. If not, nothing has changed.
+
+        Raises:
+            UnknownRequestError: If a request is not claimed.
+            RequestStateError: If a request is there twice, its tokens do not
+                fit what it holds, or `num_steps` is not positive.
+            SequenceTooLongError: If one would pass `max_seq_len`.
+            RequestTooLargeError: If one will never fit the pool.
+        """
+        self._poll_resets()
+        return self._replicas.reserve_batch(batch, num_steps)
+
     def fetch(
         self, batch: Sequence[RequestContext], num_steps: int = 1
     ) -> list[RaggedKVCacheInputs]:

@@ -13,17 +13,18 @@ from kvcache.errors import (
 )
 from kvcache.manager.claim import (
     Claim,
+    Met,
     Prepared,
+    check_identity,
     check_lengths,
-    check_state,
-    end_of,
+    computed_batch,
     first_sight,
     skip_hit,
 )
 from kvcache.manager.lending import FindOffer, Offer
 from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.metrics import KVCacheMetrics
-from kvcache.request import RequestContext
+from kvcache.request import RequestContext, windows_of
 from kvcache.spec import pages_for
 
 
@@ -54,6 +55,7 @@ class Replica:
         self._max_seq_len = max_seq_len
         self._is_checking = is_checking
         self._claims: dict[Hashable, Claim] = {}
+        self._met: Met | None = None
         self._metrics = KVCacheMetrics()
         self._num_evicted_before = 0
 
@@ -106,6 +108,7 @@ class Replica:
         if claim.seq >= 0:
             self.core.release(claim.seq)
         del self._claims[request_id]
+        self._met = None
         self.verify()
 
     def pages(self, request_id: Hashable) -> list[int]:
@@ -120,82 +123,107 @@ class Replica:
 
     def adopt(self, context: RequestContext) -> int:
         """Takes a request's cached prefix; returns its new tokens."""
-        (claim,) = self.meet([context])
+        claim = self._meet_one(context)
+        one = Prepared.of(_met_one(context, claim))
         before = context.tokens.processed_length
         offer = self._offer(context, claim)
-        if offer is None or not self._take_offer(
-            context, claim, offer, end=offer.end
-        ):
-            one = Prepared([context], [claim], 1)
+        if offer is None or not self._take_offer(one, offer, end=offer.end):
             self._settle(one, self.core.adopt(one.batch()).hits)
         self.verify()
         return context.tokens.processed_length - before
 
     def reserve(self, context: RequestContext, num_steps: int) -> bool:
         """Takes a request's pages for some steps, or says no and takes none."""
-        one = self.prepare([context], num_steps)
-        (claim,), tokens = one.claims, context.tokens
+        claim, tokens = self._meet_one(context), context.tokens
+        one = self._prepared(_met_one(context, claim), num_steps)
         may_hit = self.core.enable_prefix_caching and (
             tokens.active_length > 1 or tokens.actively_chunked
         )
-        is_done = may_hit and self._reserve_with_offer(
-            context, claim, num_steps
-        )
-        lacks = end_of(context, num_steps) > claim.capacity
-        if not is_done and (may_hit or lacks):
+        is_done = may_hit and self._reserve_with_offer(one)
+        if not is_done and (may_hit or one.lasts[0] > claim.capacity):
             try:
                 self._take(one)
             except InsufficientPagesError:
                 return False
-        self._count_input(one)
+        self._count_input(one.met)
         self.verify()
         return True
+
+    def reserve_batch(self, batch: Prepared) -> None:
+        """Takes a batch's pages for some steps, with their cached prefixes.
+
+        Raises:
+            InsufficientPagesError: If they are not there for all of it.
+        """
+        if wanting := batch.lacking(may_hit=self.core.enable_prefix_caching):
+            self._take(wanting)
+        self._count_input(batch.met)
+        self.verify()
 
     def prepare(
         self, contexts: Sequence[RequestContext], num_steps: int
     ) -> Prepared:
         """Verifies a batch before some steps; takes no page."""
-        claims = self.meet(contexts)
-        check_lengths(
-            contexts, num_steps, max_seq_len=self._max_seq_len, core=self.core
-        )
-        return Prepared(contexts, claims, num_steps)
+        return self._prepared(self.meet(contexts), num_steps)
 
-    def check_pages(self, batch: Prepared) -> None:
+    def check_pages(self, batch: Prepared, *, may_hit: bool = False) -> None:
         """Verifies that `fetch` will find the pages of a batch.
+
+        Args:
+            batch: The batch.
+            may_hit: Whether `reserve_batch` will look for them instead.
 
         Raises:
             InsufficientPagesError: If it will not.
         """
-        if lacking := batch.lacking():
+        if lacking := batch.lacking(may_hit=may_hit):
             self.core.check_reserve(
                 lacking.batch(), num_steps=lacking.num_steps
             )
 
     def fetch(self, batch: Prepared) -> StepTables:
         """Makes the tables of some steps, with pages for all or for none."""
+        starts, ends, met = batch.starts, batch.ends, batch.met
         if lacking := batch.lacking():
-            self._take(lacking)
-        self._count_input(batch)
+            self._take(lacking)  # Hits move windows.
+            starts, ends = windows_of([each.tokens for each in met.contexts])
+        self._count_input(met)
         self.verify()
-        for claim, end in zip(batch.claims, batch.ends, strict=True):
-            claim.num_covered = max(claim.num_covered, end)
-        seqs = counts([claim.seq for claim in batch.claims])
-        return step_tables(self.core, seqs, batch.contexts, batch.num_steps)
+        further = batch.num_steps - 1
+        for claim, end in zip(met.claims, ends, strict=True):
+            claim.num_covered = max(claim.num_covered, end + further)
+        return step_tables(
+            self.core,
+            met.seqs,
+            starts=starts,
+            ends=ends,
+            num_steps=batch.num_steps,
+        )
+
+    def check_windows(self, contexts: Sequence[RequestContext]) -> None:
+        """Verifies that `commit` works.
+
+        Raises:
+            UnknownRequestError: If a request is not claimed.
+            RequestStateError: If its tokens do not fit what it holds.
+        """
+        Prepared.of(self.meet(contexts))
 
     def commit(self, contexts: Sequence[RequestContext]) -> None:
         """Makes the full pages of processed tokens findable."""
-        claims = self.meet(contexts)
+        met = self.meet(contexts)
+        starts = Prepared.of(met).starts
         if self.core.enable_prefix_caching:
             size = self.core.page_size
+            rows = zip(met.contexts, met.claims, starts, strict=True)
             due = [
                 (context, claim)
-                for context, claim in zip(contexts, claims, strict=True)
-                if context.tokens.processed_length >= claim.num_committed + size
+                for context, claim, start in rows
+                if start >= claim.num_committed + size
             ]
             if due:
-                ready, own = zip(*due, strict=True)
-                self.core.commit(Prepared(ready, own, 1).batch())
+                ready, claims = zip(*due, strict=True)
+                self.core.commit(computed_batch(ready, claims))
             for context, claim in due:
                 processed = context.tokens.processed_length
                 claim.num_committed = processed // size * size
@@ -206,18 +234,20 @@ class Replica:
         self.core.forget_cached()
         self.verify()
 
-    def meet(self, contexts: Sequence[RequestContext]) -> list[Claim]:
-        """Returns the claims of contexts that fit what is held for them."""
-        claims = []
-        for context in contexts:
-            claim = self._claim(context.request_id)
-            if claim.seq < 0:
-                first_sight(claim, context, self.core)
-            check_state(claim, context, context.tokens.processed_length)
-            claims.append(claim)
-        if len({claim.seq for claim in claims}) < len(claims):
+    def meet(self, contexts: Sequence[RequestContext]) -> Met:
+        """Returns what is held for requests, each of which comes once.
+
+        The last batch is remembered: a batch of the very same requests is
+        known without asking each of them who it is.
+        """
+        if self._met is not None and self._met.is_of(contexts):
+            return self._met
+        claims = [self._meet_one(context) for context in contexts]
+        seqs = [claim.seq for claim in claims]
+        if len(set(seqs)) < len(seqs):
             raise RequestStateError("wanted each request once in a batch")
-        return claims
+        self._met = Met(list(contexts), claims, counts(seqs))
+        return self._met
 
     def verify(self) -> None:
         """Verifies every invariant if that was asked for.
@@ -227,6 +257,18 @@ class Replica:
         """
         if self._is_checking:
             self.core.check()
+
+    def _meet_one(self, context: RequestContext) -> Claim:
+        claim = self._claim(context.request_id)
+        if claim.seq < 0:
+            first_sight(claim, context, self.core)
+        check_identity(claim, context)
+        return claim
+
+    def _prepared(self, met: Met, num_steps: int) -> Prepared:
+        batch = Prepared.of(met, num_steps)
+        check_lengths(batch, max_seq_len=self._max_seq_len, core=self.core)
+        return batch
 
     def _claim(self, request_id: Hashable) -> Claim:
         claim = self._claims.get(request_id)
@@ -240,9 +282,12 @@ class Replica:
         """Takes the pages of some steps, with hits, for all or for none."""
         granted = self.core.reserve(batch.batch(), num_steps=batch.num_steps)
         self._settle(batch, granted.hits)
-        size = self.core.page_size
-        for claim, end in zip(batch.claims, batch.ends, strict=True):
-            claim.capacity = max(claim.capacity, pages_for(end, size) * size)
+        size, further = self.core.page_size, batch.num_steps - 1
+        for claim, context in zip(
+            batch.met.claims, batch.met.contexts, strict=True
+        ):
+            last = context.tokens.current_position + further
+            claim.capacity = max(claim.capacity, pages_for(last, size) * size)
 
     def _offer(self, context: RequestContext, claim: Claim) -> Offer | None:
         """Finds what another replica holds of a request and this one not."""
@@ -251,11 +296,10 @@ class Replica:
             return None
         return self.find_offer(claim.namespace, context.tokens.all)
 
-    def _reserve_with_offer(
-        self, context: RequestContext, claim: Claim, num_steps: int
-    ) -> bool:
+    def _reserve_with_offer(self, one: Prepared) -> bool:
         """Takes pages with a prefix of another replica, if there is one."""
-        offer = self._offer(context, claim)
+        context = one.met.contexts[0]
+        offer = self._offer(context, one.met.claims[0])
         if offer is None:
             return False
         tokens = context.tokens
@@ -265,15 +309,13 @@ class Replica:
             length=len(tokens),
             hit=offer.end - tokens.processed_length,
         )
-        return self._take_offer(context, claim, offer, end=end + num_steps - 1)
+        return self._take_offer(one, offer, end=end + one.num_steps - 1)
 
-    def _take_offer(
-        self, context: RequestContext, claim: Claim, offer: Offer, *, end: int
-    ) -> bool:
+    def _take_offer(self, one: Prepared, offer: Offer, *, end: int) -> bool:
         """Takes pages for `end` tokens, and what they hold from elsewhere."""
+        claim, context = one.met.claims[0], one.met.contexts[0]
         size, start = self.core.page_size, context.tokens.processed_length
-        one = Prepared([context], [claim], 1)
-        batch = one.batch()
+        batch = replace(one.batch(), tokens=[context.tokens.all])
         with suppress(InsufficientPagesError):
             wider = replace(batch, active=counts([end - start]))
             (hit,) = self.core.reserve(wider, num_steps=1).hits.tolist()
@@ -289,14 +331,24 @@ class Replica:
 
     def _settle(self, batch: Prepared, hits: Counts) -> None:
         """Moves contexts past their hits and counts these."""
-        rows = zip(batch.contexts, batch.claims, hits.tolist(), strict=True)
+        met = batch.met
+        rows = zip(met.contexts, met.claims, hits.tolist(), strict=True)
         for context, claim, hit in rows:
             if hit:
                 self._metrics += claim.count_hit(context, hit)
                 skip_hit(context.tokens, hit)
 
-    def _count_input(self, batch: Prepared) -> None:
+    def _count_input(self, met: Met) -> None:
         """Counts prompt tokens that were not counted before."""
-        for context, claim in zip(batch.contexts, batch.claims, strict=True):
+        if met.is_counted:
+            return
+        for context, claim in zip(met.contexts, met.claims, strict=True):
             if claim.num_counted < claim.num_prompt:
                 self._metrics += claim.count_input(context)
+        met.is_counted = all(
+            claim.num_counted >= claim.num_prompt for claim in met.claims
+        )
+
+
+def _met_one(context: RequestContext, claim: Claim) -> Met:
+    return Met([context], [claim], counts([claim.seq]))

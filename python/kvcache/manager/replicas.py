@@ -2,7 +2,11 @@
 
 from collections.abc import Hashable, Sequence
 
-from kvcache.errors import ClaimError, UnknownRequestError
+from kvcache.errors import (
+    ClaimError,
+    InsufficientPagesError,
+    UnknownRequestError,
+)
 from kvcache.manager.replica import Replica
 from kvcache.manager.tables import StepTables
 from kvcache.metrics import KVCacheMetrics
@@ -83,6 +87,25 @@ class Replicas:
         """Takes a request's pages for some steps, or says no and takes none."""
         return self._of(context.request_id).reserve(context, num_steps)
 
+    def reserve_batch(
+        self, contexts: Sequence[RequestContext], num_steps: int
+    ) -> bool:
+        """Takes a batch's pages for some steps, or says no and takes none."""
+        batches = [
+            (member, member.prepare(group, num_steps))
+            for member, group in self._groups(contexts)
+        ]
+        try:
+            for member, batch in batches[1:]:
+                member.check_pages(
+                    batch, may_hit=member.core.enable_prefix_caching
+                )
+            for member, batch in batches:
+                member.reserve_batch(batch)
+        except InsufficientPagesError:
+            return False
+        return True
+
     def fetch(
         self, contexts: Sequence[RequestContext], num_steps: int
     ) -> list[StepTables]:
@@ -102,7 +125,7 @@ class Replicas:
         groups = self._groups(contexts)
         if len(groups) > 1:
             for member, group in groups:
-                member.meet(group)
+                member.check_windows(group)
         for member, group in groups:
             member.commit(group)
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import sub
 
 import numpy as np
 import numpy.typing as npt
 
 from kvcache.core.interface import CacheCore, Counts
-from kvcache.request import RequestContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,9 @@ class StepTables:
 def step_tables(
     core: CacheCore,
     seqs: Counts,
-    contexts: Sequence[RequestContext],
+    *,
+    starts: Sequence[int],
+    ends: Sequence[int],
     num_steps: int,
 ) -> StepTables:
     """Writes the arrays of some steps, all of them new.
@@ -30,23 +32,20 @@ def step_tables(
     Args:
         core: Holds the pages of every step.
         seqs: The requests' sequences, `[batch]`.
-        contexts: The requests.
+        starts: Where their active tokens begin.
+        ends: Where they end.
         num_steps: How often the model runs.
     """
-    tokens = [context.tokens for context in contexts]
-    processed = counts([t.processed_length for t in tokens])
-    active = counts([t.active_length for t in tokens])
-    ends = processed + active
-    num_pages = -(-(ends + num_steps - 1) // core.page_size)
+    longest = max(ends, default=0)
+    num_pages = -(-(np.array(ends, np.int64) + num_steps - 1) // core.page_size)
     columns = padded_columns(int(num_pages.max(initial=0)))
     lookup_table = np.full((len(seqs), columns), core.num_pages, np.uint32)
     core.fill(seqs, num_pages, lookup_table)
-    longest = int(ends.max(initial=0))
     max_lengths = np.ones((num_steps, 2), np.uint32)
-    max_lengths[0, 0] = active.max(initial=0)
+    max_lengths[0, 0] = max(map(sub, ends, starts), default=0)
     max_lengths[:, 1] = np.arange(longest, longest + num_steps)
     return StepTables(
-        cache_lengths=processed.astype(np.uint32),
+        cache_lengths=np.array(starts, np.uint32),
         lookup_table=lookup_table,
         max_lengths=max_lengths,
     )

@@ -1,6 +1,22 @@
 """The tokens of one request, and how far they have been computed."""
 
 from kvcache.request.context import Request, RequestContext
-from kvcache.request.tokens import TokenIds, Tokens, TokenSequence
+from kvcache.request.tokens import (
+    TokenIds,
+    Tokens,
+    TokenSequence,
+    chunked_of,
+    lengths_of,
+    windows_of,
+)
 
-__all__ = ["Request", "RequestContext", "TokenIds", "TokenSequence", "Tokens"]
+__all__ = [
+    "Request",
+    "RequestContext",
+    "TokenIds",
+    "TokenSequence",
+    "Tokens",
+    "chunked_of",
+    "lengths_of",
+    "windows_of",
+]
