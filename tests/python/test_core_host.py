@@ -82,7 +82,7 @@ def test_pages_change_places() -> None:
 
 
 def test_a_full_host_loses_what_was_left_longest() -> None:
-    owner = on_host(1 + 1, 2)
+    owner = on_host(2, 2)
     owner.core.tick(7.0)
     owner.release(owner.serve([8, 8]))
     assert push_out(owner) == [[OFFLOAD, 0, 2]]
