@@ -74,6 +74,42 @@ def test_a_prefix_of_another_replica_is_copied(shards: int) -> None:
     assert manager.metrics.copied_pages == 2
 
 
+def test_the_last_token_is_never_copied() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(60, on=0)
+    for length, hit in ((48, 32), (49, 48), (16, 0)):
+        request = claimed(manager, length, on=1)
+        assert manager.maybe_reserve(request)
+        assert request.tokens.processed_length == hit
+        loop.step(request)
+
+
+def test_a_prefix_that_is_there_already_leaves_the_others_alone() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    for on in (0, 1):
+        for tokens in (range(40), range(100, 140)):
+            manager.release(loop.serve(tokens, on=on).request_id)
+    order = free_order(manager, 0)
+    loop.serve([*range(40), *range(200, 220)], on=1)
+    assert free_order(manager, 0) == order
+
+
+def test_what_was_computed_is_not_copied_over() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(20, on=0)
+    request = claimed(manager, range(60), on=1)
+    request.tokens.chunk(24)
+    manager.fetch([request])
+    request.update(0)
+    assert manager.maybe_reserve(request)  # Not committed: not looked up.
+    assert request.tokens.processed_length == 24
+    assert manager.adopt_prefix(request) == 0
+    assert manager.metrics.copied_pages == 0
+
+
 def test_the_copies_are_findable_before_anything_is_computed() -> None:
     manager = make_replicas(2, num_pages=20)
     loop = Loop(manager)
@@ -183,6 +219,17 @@ def test_sources_outlive_the_copy_in_a_full_pool() -> None:
     assert manager.metrics.evicted_pages == 2
     loop.step(request, other)
     assert manager.adopt_prefix(claimed(manager, 40, on=0)) == 32
+
+
+def test_a_copy_keeps_no_page_of_its_source() -> None:
+    manager = make_replicas(2, num_pages=10)
+    loop = Loop(manager)
+    for number in range(20):
+        prompt = [*range(32), *range(100 * number, 100 * number + 20)]
+        for on in (number % 2, 1 - number % 2):
+            manager.release(loop.serve(prompt, on=on).request_id)
+            assert manager.num_free_blocks == manager.total_num_pages
+    assert manager.metrics.copied_pages >= 20
 
 
 def test_a_refused_request_copies_nothing_and_changes_no_order() -> None:
