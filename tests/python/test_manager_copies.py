@@ -1,24 +1,16 @@
 """Prefixes that go from replica to replica, seen in the pools' own bytes."""
 
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from max.driver import Buffer
-from max.dtype import DType
 
 from byte_oracle import ByteOracle
 from kvcache import (
     KVCacheMetrics,
-    KVCacheParams,
     PagedKVCacheManager,
     Request,
 )
-from kvcache.manager.device import DevicePool, _runs
-from managers import HOST, claimed, make_replicas, pages
+from managers import claimed, make_replicas, pages
 
 
 class Loop:
@@ -293,38 +285,3 @@ def test_a_late_prefix_fills_pages_that_were_reserved() -> None:
     assert pages(manager, late) == own
     assert manager.metrics == KVCacheMetrics(60 - 48 + 50, 48, copied_pages=3)
     loop.step(late)
-
-
-@given(
-    pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=9)
-)
-def test_runs_cover_each_pair_once(pairs: list[tuple[int, int]]) -> None:
-    sources, targets = [a for a, _ in pairs], [b for _, b in pairs]
-    runs = list(_runs(sources, targets))
-    found = [
-        (source + i, target + i)
-        for source, target, count in runs
-        for i in range(count)
-    ]
-    assert found == pairs
-    for (a, b, n), (c, d, _) in pairwise(runs):
-        assert (c, d) != (a + n, b + n)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
-def test_pools_of_every_type_are_copied(dtype: str) -> None:
-    params = KVCacheParams(dtype, 1, 8, page_size=2)
-    one, two = (
-        DevicePool(params, 4, num_layers=1, page_size=2, device=HOST)
-        for _ in range(2)
-    )
-    page_bytes = params.bytes_per_page(1)
-    raw = np.arange(5 * page_bytes, dtype=np.uint8).reshape(
-        one.blocks.shape[0], -1
-    )
-    filled = Buffer.from_numpy(raw).view(one.blocks.dtype, one.blocks.shape)
-    one.blocks.inplace_copy_from(filled)
-    two.copy_from(one, [3, 0, 1], [0, 2, 3])
-    found = two.blocks.view(DType.uint8, raw.shape).to_numpy()
-    np.testing.assert_array_equal(found[[0, 2, 3]], raw[[3, 0, 1]])
-    assert not found[[1, 4]].any()
