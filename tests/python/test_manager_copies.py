@@ -1,24 +1,16 @@
 """Prefixes that go from replica to replica, seen in the pools' own bytes."""
 
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from max.driver import Buffer
-from max.dtype import DType
 
 from byte_oracle import ByteOracle
 from kvcache import (
     KVCacheMetrics,
-    KVCacheParams,
     PagedKVCacheManager,
     Request,
 )
-from kvcache.manager.device import DevicePool, _runs
-from managers import HOST, claimed, make_replicas, pages
+from managers import claimed, make_replicas, pages
 
 
 class Loop:
@@ -70,6 +62,42 @@ def test_a_prefix_of_another_replica_is_copied(shards: int) -> None:
     # What was copied is findable at once, and so is what came behind it.
     assert manager.adopt_prefix(claimed(manager, 100, on=1)) == 96
     assert manager.metrics.copied_pages == 2
+
+
+def test_the_last_token_is_never_copied() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(60, on=0)
+    for length, hit in ((48, 32), (49, 48), (16, 0)):
+        request = claimed(manager, length, on=1)
+        assert manager.maybe_reserve(request)
+        assert request.tokens.processed_length == hit
+        loop.step(request)
+
+
+def test_a_prefix_that_is_there_already_leaves_the_others_alone() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    for on in (0, 1):
+        for tokens in (range(40), range(100, 140)):
+            manager.release(loop.serve(tokens, on=on).request_id)
+    order = free_order(manager, 0)
+    loop.serve([*range(40), *range(200, 220)], on=1)
+    assert free_order(manager, 0) == order
+
+
+def test_what_was_computed_is_not_copied_over() -> None:
+    manager = make_replicas(2, num_pages=20)
+    loop = Loop(manager)
+    loop.serve(20, on=0)
+    request = claimed(manager, range(60), on=1)
+    request.tokens.chunk(24)
+    manager.fetch([request])
+    request.update(0)
+    assert manager.maybe_reserve(request)  # Not committed: not looked up.
+    assert request.tokens.processed_length == 24
+    assert manager.adopt_prefix(request) == 0
+    assert manager.metrics.copied_pages == 0
 
 
 def test_the_copies_are_findable_before_anything_is_computed() -> None:
@@ -183,6 +211,17 @@ def test_sources_outlive_the_copy_in_a_full_pool() -> None:
     assert manager.adopt_prefix(claimed(manager, 40, on=0)) == 32
 
 
+def test_a_copy_keeps_no_page_of_its_source() -> None:
+    manager = make_replicas(2, num_pages=10)
+    loop = Loop(manager)
+    for number in range(20):
+        prompt = [*range(32), *range(100 * number, 100 * number + 20)]
+        for on in (number % 2, 1 - number % 2):
+            manager.release(loop.serve(prompt, on=on).request_id)
+            assert manager.num_free_blocks == manager.total_num_pages
+    assert manager.metrics.copied_pages >= 20
+
+
 def test_a_refused_request_copies_nothing_and_changes_no_order() -> None:
     manager = make_replicas(2, num_pages=6)
     loop = Loop(manager)
@@ -244,38 +283,3 @@ def test_a_late_prefix_fills_pages_that_were_reserved() -> None:
     assert pages(manager, late) == own
     assert manager.metrics == KVCacheMetrics(60 - 48 + 50, 48, copied_pages=3)
     loop.step(late)
-
-
-@given(
-    pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=9)
-)
-def test_runs_cover_each_pair_once(pairs: list[tuple[int, int]]) -> None:
-    sources, targets = [a for a, _ in pairs], [b for _, b in pairs]
-    runs = list(_runs(sources, targets))
-    found = [
-        (source + i, target + i)
-        for source, target, count in runs
-        for i in range(count)
-    ]
-    assert found == pairs
-    for (a, b, n), (c, d, _) in pairwise(runs):
-        assert (c, d) != (a + n, b + n)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
-def test_pools_of_every_type_are_copied(dtype: str) -> None:
-    params = KVCacheParams(dtype, 1, 8, page_size=2)
-    one, two = (
-        DevicePool(params, 4, num_layers=1, page_size=2, device=HOST)
-        for _ in range(2)
-    )
-    page_bytes = params.bytes_per_page(1)
-    raw = np.arange(5 * page_bytes, dtype=np.uint8).reshape(
-        one.blocks.shape[0], -1
-    )
-    filled = Buffer.from_numpy(raw).view(one.blocks.dtype, one.blocks.shape)
-    one.blocks.inplace_copy_from(filled)
-    two.copy_from(one, [3, 0, 1], [0, 2, 3])
-    found = two.blocks.view(DType.uint8, raw.shape).to_numpy()
-    np.testing.assert_array_equal(found[[0, 2, 3]], raw[[3, 0, 1]])
-    assert not found[[1, 4]].any()

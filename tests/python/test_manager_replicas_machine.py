@@ -81,7 +81,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         assert self.copies == (copies and caching and replicas > 1)
         self.num_pages, self.caching = num_pages, caching
         self.oracle = ByteOracle(page_size)
-        self.pools = [each.blocks.to_numpy() for each in self.manager.fetch([])]
+        self.pools = [each.blocks for each in self.manager.fetch([])]
         self.requests: list[Request] = []
         self.committed: dict[object, int] = {}
         self.tries: list[set[Any]] = [set() for _ in range(replicas)]
@@ -106,7 +106,8 @@ class ReplicasMachine(RuleBasedStateMachine):
         ]
         members = manager._replicas.members
         orders = [m.core.eviction_order() for m in members]
-        contents = [zlib.crc32(pool.tobytes()) for pool in self.pools]
+        # A new view each time: it waits for the copies that were issued.
+        contents = [zlib.crc32(pool.to_numpy()) for pool in self.pools]
         return rows, orders, contents, manager.metrics
 
     def key(self, request: Request, end: int) -> tuple[Any, ...]:

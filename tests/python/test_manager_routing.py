@@ -24,6 +24,7 @@ def states(*rows: tuple[int, int], room: str = "") -> list[ReplicaState]:
         (states((0, 0), (0, 16)), 1),  # A prefix decides between equals.
         (states((0, 0), (1, 32)), 1),  # 32 of 64 tokens outweigh one request,
         (states((0, 0), (2, 32)), 0),  # but not two: a tie, so the fewest.
+        (states((2, 32), (0, 0)), 1),
         (states((0, 0), (3, 63)), 1),
         (states((0, 0), (4, 63)), 0),  # BALANCE outweighs a whole prompt.
         (states((9, 0), (12, 63)), 1),  # Only what is beyond the least counts.
@@ -109,6 +110,13 @@ def test_a_full_replica_is_not_recommended() -> None:
     assert manager.get_or_recommend_replica(Request(list(range(64)))) == 0
     claimed(manager, 5, on=0)
     assert manager.get_or_recommend_replica(Request(list(range(80)))) == 1
+
+
+def test_a_replica_without_a_claim_left_is_not_recommended() -> None:
+    manager = make_replicas(2, max_batch_size=3)  # Two claims and one.
+    compute(manager, claimed(manager, 40, on=1))
+    claimed(manager, 5, on=0)
+    assert manager.get_or_recommend_replica(Request(list(range(40)))) == 0
 
 
 def test_salt_and_model_are_part_of_the_prefix() -> None:

@@ -1,5 +1,6 @@
 """Reset requests over real sockets, between threads and processes."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -226,8 +227,6 @@ def test_what_a_killed_process_left_is_passed_over(base: str) -> None:
 
 
 def test_somebody_who_takes_no_message_is_named(tcp_base: str) -> None:
-    import socket
-
     host, _, port = tcp_base.removeprefix("tcp://").rpartition(":")
     with socket.create_server((host, int(port))):
         inbox = ResetInbox(tcp_base)
@@ -246,27 +245,6 @@ def test_a_base_has_so_many_ports(tcp_base: str) -> None:
         inbox.close()
 
 
-@pytest.mark.parametrize(
-    "base",
-    [
-        "",
-        "kv",
-        "ipc://",
-        "ipc://@abstract",
-        "inproc://kv",
-        "tcp://localhost:5555",
-        "tcp://127.0.0.1",
-        "tcp://127.0.0.1:0",
-        "tcp://127.0.0.1:65535",
-        "tcp://*:5555",
-    ],
-)
-def test_a_base_of_another_form_is_refused(base: str) -> None:
-    for call in (ResetInbox, request_prefix_cache_reset):
-        with pytest.raises(InvalidParamsError, match="as zmq_endpoint_base"):
-            call(base)
-
-
 def test_a_path_that_cannot_be_bound_is_refused(base: str) -> None:
     for bad, message in (
         (f"{base}/nowhere", "can be bound"),
@@ -283,8 +261,16 @@ def test_other_machines_are_let_in_on_demand_only(tcp_base: str) -> None:
     manager = make(zmq_endpoint_base=remote, zmq_allow_remote=True)
     assert request_prefix_cache_reset(tcp_base) == 1
     del manager
-    inbox = ResetInbox("tcp://[::1]:20123")
-    assert request_prefix_cache_reset("tcp://[::1]:20123") == 1
+
+
+def test_an_address_may_be_of_the_sixth_version(tcp_base: str) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("wanted the address ::1, this machine has none")
+    base = tcp_base.replace("127.0.0.1", "[::1]")
+    inbox = ResetInbox(base)
+    assert request_prefix_cache_reset(base) == 1
     assert is_told(inbox)
     inbox.close()
 

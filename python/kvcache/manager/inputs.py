@@ -19,7 +19,9 @@ class RaggedKVCacheInputs(NamedTuple):
     blocks: Buffer
     """`[num_pages + 1, kv_dim, num_layers, page_size, num_kv_heads, head_dim]`.
 
-    It lives as long as the manager; its last page is the null page.
+    It lives as long as the manager; its last page is the null page. Pages may
+    still be on their way into it when `maybe_reserve` returns: graphs and new
+    views (`to_numpy`) wait for them, a view made before does not.
     """
     cache_lengths: Buffer
     """Tokens cached before this step, uint32 `[batch]`."""

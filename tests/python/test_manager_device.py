@@ -1,0 +1,76 @@
+"""Pages that are copied from pool to pool."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from max.driver import Buffer
+from max.dtype import DType
+
+from kvcache import KVCacheParams
+from kvcache.manager.device import DevicePool, _runs
+from managers import HOST
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=9)
+)
+def test_runs_cover_each_pair_once(pairs: list[tuple[int, int]]) -> None:
+    sources, targets = [a for a, _ in pairs], [b for _, b in pairs]
+    runs = list(_runs(sources, targets))
+    found = [
+        (source + i, target + i)
+        for source, target, count in runs
+        for i in range(count)
+    ]
+    assert found == pairs
+    for (a, b, n), (c, d, _) in pairwise(runs):
+        assert (c, d) != (a + n, b + n)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_pools_of_every_type_are_copied(dtype: str) -> None:
+    params = KVCacheParams(dtype, 1, 8, page_size=2)
+    one, two = (
+        DevicePool(params, 4, num_layers=1, page_size=2, device=HOST)
+        for _ in range(2)
+    )
+    page_bytes = params.bytes_per_page(1)
+    raw = np.arange(5 * page_bytes, dtype=np.uint8).reshape(
+        one.blocks.shape[0], -1
+    )
+    filled = Buffer.from_numpy(raw).view(one.blocks.dtype, one.blocks.shape)
+    one.blocks.inplace_copy_from(filled)
+    two.copy_from(one, [3, 0, 1], [0, 2, 3])
+    found = two.blocks.view(DType.uint8, raw.shape).to_numpy()
+    np.testing.assert_array_equal(found[[0, 2, 3]], raw[[3, 0, 1]])
+    assert not found[[1, 4]].any()
+
+
+def test_a_copy_between_devices_lets_their_queues_wait() -> None:
+    waits: list[tuple[str, str]] = []
+
+    class Queue:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_for(self, other: "Queue") -> None:
+            waits.append((self.name, other.name))
+
+    params = KVCacheParams("float32", 1, 8, page_size=2)
+    one, two = (
+        DevicePool(params, 4, num_layers=1, page_size=2, device=HOST)
+        for _ in range(2)
+    )
+    one.blocks.to_numpy()[1] = 5
+    two.copy_from(one, [1], [2])
+    assert waits == []
+    for name, pool in (("source", one), ("target", two)):
+        queue = Queue(name)
+        pool.device = SimpleNamespace(default_queue=queue)  # type: ignore[assignment]
+    two.copy_from(one, [1], [3])
+    assert waits == [("target", "source"), ("source", "target")]
+    assert two.blocks.to_numpy()[:, 0, 0, 0, 0, 0].tolist() == [0, 0, 5, 5, 0]
