@@ -7,7 +7,8 @@ Timed are reservation, the inputs in buffers for the graph, the commit and, but
 for decoding, the release; what an engine does on its own is not: making
 requests and telling them their tokens. A wrong number of hits stops it. Times
 are microseconds per request (W1, W2, W4, W5), per step (W3, W5) and per prompt
-of 65,536 tokens (hash); `inputs_us` is the part of the inputs.
+of 65,536 tokens (hash); `inputs_us` is the part of the inputs, `growth` in W5
+how many times as long we take as in the pool in which we are fastest.
 
 W1     256 requests of 4,096 tokens that share nothing, 8 admitted at a time
 W2     1,000 requests, 2,048 tokens shared and 256 own, 8 at a time
@@ -21,6 +22,7 @@ The peers want `max[serve]`, which `pip install kvcache[peers]` brings.
 
 import argparse
 import functools
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -63,7 +65,8 @@ class Plan:
     scaling: Scaling = field(default_factory=Scaling)
     hash_rounds: int = 16
     page_sizes: tuple[int, ...] = (16, 128)
-    has_footprint: bool = True
+    footprint_page_size: int | None = 16
+    """Page size at which books are weighed; the tokens are part of them."""
 
 
 QUICK = Plan(
@@ -76,7 +79,7 @@ QUICK = Plan(
     scaling=Scaling(8, 16, (256, 1024)),
     hash_rounds=1,
     page_sizes=(16,),
-    has_footprint=False,
+    footprint_page_size=None,
 )
 """Everything once and small, to see that it runs; its times say nothing."""
 
@@ -86,6 +89,7 @@ def bench(
 ) -> Iterator[Row]:
     """Measures every case whose name begins with `only`; yields the rows."""
     where = report.where()
+    gc.freeze()  # What is imported by now is not searched between the runs.
     for figures in _figures(plan, sides, repeats=repeats, only=only):
         for row in report.rows(figures):
             yield row | where
@@ -117,7 +121,7 @@ def _workload(
         factories.pop(ours.MAX_OBJECTS, None)
     pool = work.pool(page_size)
     runs = {
-        who: functools.partial(work.run, factory(pool), page_size)
+        who: functools.partial(work.run, factory(pool))
         for who, factory in factories.items()
     }
     timings = interleave(runs, repeats)
@@ -139,23 +143,31 @@ def _scaling(
     chosen = best | sides.peers
     timings = time_scaling(chosen, page_size, plan.scaling, repeats)
     for point, found in timings.items():
+        fastest = min(
+            other[sides.best].us
+            for where, other in timings.items()
+            if where.operation == point.operation
+        )
         details = {
             "operation": point.operation,
             "num_pages": point.num_pages,
             "is_full": point.is_full,
+            "growth": round(found[sides.best].us / fastest, 2),
         }
         yield Figures("W5", page_size, found, details)
     num_pages = plan.scaling.pool_sizes[-1]
     found = time_construction(sides.books, num_pages, page_size, repeats)
     details = {"operation": "construction", "num_pages": num_pages}
-    yield Figures("W5", page_size, found, details | _bytes(plan, found, page_size))
+    yield Figures(
+        "W5", page_size, found, details | _bytes(plan, found, page_size)
+    )
 
 
 def _bytes(
     plan: Plan, found: dict[str, Timing], page_size: int
 ) -> dict[str, object]:
     """Returns the bytes per page of every side's books in the largest pool."""
-    if not plan.has_footprint:
+    if page_size != plan.footprint_page_size:
         return {}
     num_pages = plan.scaling.pool_sizes[-1]
     weights = {who: measure(who, num_pages, page_size) for who in found}
@@ -174,7 +186,9 @@ def _hashing(
     rates = {
         who: round(PROMPT_TOKENS / timing.us) for who, timing in timings.items()
     }
-    return Figures("hash", page_size, timings, {"million_tokens_per_second": rates})
+    return Figures(
+        "hash", page_size, timings, {"million_tokens_per_second": rates}
+    )
 
 
 def main() -> None:

@@ -61,19 +61,19 @@ def weigh(factory: Factory, num_pages: int, page_size: int) -> Footprint:
     """Makes and fills a side, after a small one that warms everything up."""
     small = pool_of(256, page_size)
     first = factory(small)
-    fill(first, small)
+    fill(first)
     start = resident_bytes()
     shape = ((num_pages + 1) * page_size * BYTES_PER_TOKEN,)
-    zeros = Buffer.zeros(shape, DType.uint8, CPU())
-    # What of the pages counts as in use depends on how MAX zeroes them.
-    pages = resident_bytes() - start
-    del zeros
-    start = resident_bytes()
+    # What of the pages counts as in use depends on how MAX zeroes them. This
+    # buffer is kept: what is given back may be handed out once more.
+    alike = Buffer.zeros(shape, DType.uint8, CPU())
+    start, pages = resident_bytes(), resident_bytes() - start
     pool = pool_of(num_pages, page_size)
     side = factory(pool)
     empty = resident_bytes() - start - pages
-    fill(side, pool)
+    fill(side)
     full = resident_bytes() - start - pages
+    assert alike.shape == shape
     return Footprint(empty / num_pages, full / num_pages)
 
 

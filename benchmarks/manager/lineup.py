@@ -41,7 +41,9 @@ def line_up() -> LineUp:
     try:
         from benchmarks.manager import peers
     except ImportError as error:
-        missing.append(f"max-paged and max-jenga, which want max[serve]: {error}")
+        missing.append(
+            f"max-paged and max-jenga, which want max[serve]: {error}"
+        )
     else:
         found = {"max-paged": peers.MaxPaged, "max-jenga": peers.MaxJenga}
         books["max-paged"] = peers.make_paged_books

@@ -57,6 +57,7 @@ class ObjectSide:
 
     def __init__(self, pool: Pool) -> None:
         """Allocates the pool."""
+        self.pool = pool
         self._manager = make_manager(pool)
         self._requests: list[Request] = []
         if hasattr(self._manager, "reserve_batch"):
@@ -136,6 +137,7 @@ class BatchSide:
 
     def __init__(self, pool: Pool) -> None:
         """Allocates the pool and opens the batch."""
+        self.pool = pool
         self._manager = make_manager(pool)
         self._batch = self._manager.open_batch()
         self._prompts: Sequence[TokenIds] = []

@@ -67,6 +67,7 @@ class ContextSide:
 
     def __init__(self, manager: Any, pool: Pool) -> None:
         """Starts without requests."""
+        self.pool = pool
         self._manager = manager
         self._max_length = pool.max_seq_len + 1
         self._contexts: list[TextContext] = []
@@ -187,7 +188,5 @@ def make_jenga_books(pool: Pool) -> object:
 
 def hash_pages(tokens: TokenIds, page_size: int) -> list[bytes]:
     """Returns the hashes of a prompt's whole pages; both managers use them."""
-    hashes: list[bytes] = hash_request_tokens(
-        tokens, page_size, algo="ahash64"
-    )
+    hashes: list[bytes] = hash_request_tokens(tokens, page_size, algo="ahash64")
     return hashes

@@ -73,8 +73,8 @@ def where() -> Row:
 def table(found: Iterable[Row]) -> Iterator[str]:
     """Yields the lines of a table of rows."""
     titles = (
-        "case", "page", "who", "peer", "us", "cpu us", "inputs us",
-        "peer us", "ratio", "spread",
+        "case", "page", "who", "peer", "us", "cpu us", "peer us",
+        "peer cpu", "ratio", "cpu", "spread",
     )  # fmt: skip
     yield _LINE.format(*titles)
     for row in found:
@@ -85,14 +85,15 @@ def table(found: Iterable[Row]) -> Iterator[str]:
             row["peer"] or "-",
             _number(row["us"]),
             _number(row["cpu_us"]),
-            _number(row["inputs_us"]),
             _number(row.get("peer_us")),
+            _number(row.get("peer_cpu_us")),
             _number(row["ratio"]),
+            _number(row.get("cpu_ratio")),
             f"{row['spread']:.0%}",
         )
 
 
-_LINE = "{:<34} {:>4}  {:<19} {:<10} {:>11} {:>11} {:>9} {:>11} {:>8} {:>6}"
+_LINE = "{:<34} {:>4}  {:<19} {:<9}" + " {:>9}" * 4 + " {:>7}" * 3
 
 
 def _name(row: Row) -> str:

@@ -55,13 +55,13 @@ def time_scaling(
         for is_full in (False, True):
             if is_full:
                 for side in sides.values():
-                    fill(side, pool)
+                    fill(side)
             for operation, run in (
                 ("request", _requests),
                 ("decode step", _steps),
             ):
                 runs = {
-                    who: _numbered(run, side, pool, scaling, is_full=is_full)
+                    who: _numbered(run, side, scaling, is_full=is_full)
                     for who, side in sides.items()
                 }
                 point = Point(operation, num_pages, is_full)
@@ -89,9 +89,10 @@ def time_construction(
     return interleave(runs, repeats)
 
 
-def fill(side: Side, pool: Pool) -> None:
+def fill(side: Side) -> None:
     """Caches prompts that share nothing until no page is blank."""
     side.reset()
+    pool = side.pool
     length = min(FILL_PAGES, pool.num_pages) * pool.page_size
     prompts = pool.num_pages * pool.page_size // length
     watch = Stopwatch()
@@ -100,9 +101,8 @@ def fill(side: Side, pool: Pool) -> None:
 
 
 def _numbered(
-    run: Callable[[Side, Pool, Scaling, int], Sample],
+    run: Callable[[Side, Scaling, int], Sample],
     side: Side,
-    pool: Pool,
     scaling: Scaling,
     *,
     is_full: bool,
@@ -115,25 +115,23 @@ def _numbered(
         serial += 1
         if not is_full:
             side.reset()
-        return run(side, pool, scaling, serial)
+        return run(side, scaling, serial)
 
     return once
 
 
-def _requests(
-    side: Side, pool: Pool, scaling: Scaling, serial: int
-) -> Sample:
+def _requests(side: Side, scaling: Scaling, serial: int) -> Sample:
     """Serves requests one by one; returns the time of one."""
-    length = REQUEST_PAGES * pool.page_size
+    length = REQUEST_PAGES * side.pool.page_size
     prompts = list(draw(20_000_000 + serial, scaling.num_requests, length))
     watch = Stopwatch()
     check_hits(side, serve(side, in_passes(prompts, 1), watch), 0)
     return watch.per(scaling.num_requests)
 
 
-def _steps(side: Side, pool: Pool, scaling: Scaling, serial: int) -> Sample:
+def _steps(side: Side, scaling: Scaling, serial: int) -> Sample:
     """Decodes a few rows; returns the time of a step."""
-    length = ROW_PAGES * pool.page_size - pool.page_size // 2
+    length = (2 * ROW_PAGES - 1) * side.pool.page_size // 2
     side.open(list(draw(30_000_000 + serial, NUM_ROWS, length)))
     side.admit()
     side.inputs()

@@ -43,6 +43,7 @@ class Side(Protocol):
 
     who: str
     policy: Policy
+    pool: Pool
 
     def open(self, prompts: Sequence[TokenIds]) -> None:
         """Makes requests; not timed."""

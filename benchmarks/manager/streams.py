@@ -53,7 +53,9 @@ def zipf_ranks(num_requests: int, num_documents: int) -> list[int]:
     return ranks
 
 
-def document_prompt(rank: int, serial: int, document: int, own: int) -> TokenIds:
+def document_prompt(
+    rank: int, serial: int, document: int, own: int
+) -> TokenIds:
     """Returns a document and what one request adds to it.
 
     Args:

@@ -35,7 +35,7 @@ class Workload(Protocol):
     def pool(self, page_size: int) -> Pool:
         """Returns the pool that it wants."""
 
-    def run(self, side: Side, page_size: int) -> Sample:
+    def run(self, side: Side) -> Sample:
         """Runs it once, from nothing cached; asserts the hits."""
 
 
@@ -52,7 +52,7 @@ class Cold:
         pages = -(-self.num_tokens // page_size) * self.num_requests
         return Pool(pages, page_size, PASS_SIZE, self.num_tokens + page_size)
 
-    def run(self, side: Side, page_size: int) -> Sample:
+    def run(self, side: Side) -> Sample:
         """Returns the time of a request."""
         side.reset()
         prompts = cold_prompts(self.num_requests, self.num_tokens)
@@ -80,7 +80,7 @@ class Shared:
             pages // page_size, page_size, PASS_SIZE, length + page_size
         )
 
-    def run(self, side: Side, page_size: int) -> Sample:
+    def run(self, side: Side) -> Sample:
         """Returns the time of a request."""
         side.reset()
         prompts = shared_prompts(
@@ -110,7 +110,7 @@ class Decode:
         pages = -(-length // page_size) * self.num_requests
         return Pool(pages, page_size, self.num_requests, length)
 
-    def run(self, side: Side, page_size: int) -> Sample:
+    def run(self, side: Side) -> Sample:
         """Returns the time of a step."""
         side.reset()
         side.open(uneven_prompts(self.num_requests, self.num_tokens))
@@ -145,9 +145,10 @@ class Eviction:
         length = (self.document_pages + self.own_pages + 1) * page_size
         return Pool(self.num_pages, page_size, PASS_SIZE, length)
 
-    def run(self, side: Side, page_size: int) -> Sample:
+    def run(self, side: Side) -> Sample:
         """Returns the time of a request."""
         side.reset()
+        page_size = side.pool.page_size
         watch = Stopwatch()
         before = serve(side, self._passes(page_size, counted=False), watch)
         watch = Stopwatch()
@@ -170,7 +171,9 @@ class Eviction:
         pairs = list(enumerate(ranks))
         return pairs[self.num_before :] if counted else pairs[: self.num_before]
 
-    def _passes(self, page_size: int, *, counted: bool) -> Iterator[list[TokenIds]]:
+    def _passes(
+        self, page_size: int, *, counted: bool
+    ) -> Iterator[list[TokenIds]]:
         requests = self.requests(counted=counted)
         for begin in range(0, len(requests), PASS_SIZE):
             yield [
