@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.manager import ours
+from benchmarks.manager import our_core, ours
 from benchmarks.manager.hashing import HashPages
 from benchmarks.manager.sides import Factory, Pool
 
@@ -35,8 +35,8 @@ def line_up() -> LineUp:
     """Returns who can be measured here."""
     sides, missing = ours.offered()
     best = next(iter(sides))
-    books: dict[str, Callable[[Pool], object]] = {best: ours.make_books}
-    hashes: dict[str, HashPages] = {"kvcache": ours.hash_pages}
+    books: dict[str, Callable[[Pool], object]] = {best: our_core.make_books}
+    hashes: dict[str, HashPages] = {"kvcache": our_core.hash_pages}
     found: dict[str, Factory] = {}
     try:
         from benchmarks.manager import peers

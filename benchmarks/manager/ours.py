@@ -1,6 +1,6 @@
 """Our manager behind each of its three interfaces."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from benchmarks.manager.sides import (
 from benchmarks.manager.streams import TokenIds
 from benchmarks.manager.timing import Stopwatch
 from kvcache import KVCacheParams, PagedKVCacheManager, Request
-from kvcache.core.digest import keyed_digest
 
 BATCH = "kvcache-batch"
 OBJECTS = "kvcache-objects"
@@ -60,6 +59,7 @@ class ObjectSide:
         self.pool = pool
         self._manager = make_manager(pool)
         self._requests: list[Request] = []
+        self._reserve: Callable[[], None] = self._reserve_in_turn
         if hasattr(self._manager, "reserve_batch"):
             self.policy = Policy(blank_first=True, hits_first=True)
             self._reserve = self._reserve_at_once
@@ -120,7 +120,7 @@ class ObjectSide:
         """Forgets what is cached."""
         self._manager.reset_prefix_cache()
 
-    def _reserve(self) -> None:
+    def _reserve_in_turn(self) -> None:
         reserve = self._manager.maybe_reserve
         for request in self._requests:
             assert reserve(request), "wanted pages, there are none"
@@ -187,38 +187,6 @@ class BatchSide:
     def reset(self) -> None:
         """Forgets what is cached."""
         self._manager.reset_prefix_cache()
-
-
-def make_books(pool: Pool) -> object:
-    """Returns the books that our manager keeps, without pages."""
-    try:
-        from kvcache.core.native import NativeCore as Core
-    except ImportError:
-        from kvcache.core.plain import PlainCore as Core
-    return Core(
-        pool.num_pages,
-        pool.page_size,
-        pool.max_batch_size,
-        enable_prefix_caching=True,
-    )
-
-
-def hash_pages(tokens: TokenIds, page_size: int) -> object:
-    """Returns the digests of a prompt's whole pages, keyed, 128 bits wide."""
-    try:
-        from kvcache.core.native import page_digests
-    except ImportError:
-        return _plain_digests(tokens, page_size)
-    return page_digests(tokens, page_size)
-
-
-def _plain_digests(tokens: TokenIds, page_size: int) -> list[bytes]:
-    content, stride = tokens.tobytes(), tokens.itemsize * page_size
-    digest, parent, digests = keyed_digest(), b"", []
-    for begin in range(0, len(content) - stride + 1, stride):
-        parent = digest(parent, content[begin : begin + stride])
-        digests.append(parent)
-    return digests
 
 
 def offered() -> tuple[dict[str, Factory], list[str]]:

@@ -30,7 +30,7 @@ def rows(figures: Figures) -> Iterator[Row]:
     """
     timings = figures.timings
     mine = [who for who in timings if is_ours(who)]
-    peers = [who for who in timings if not is_ours(who)]
+    peers: list[str | None] = [who for who in timings if not is_ours(who)]
     for who in mine:
         for peer in peers or [None]:
             yield _row(figures, who, peer)
