@@ -10,6 +10,11 @@ import pytest
 from paths import ROOT
 
 CASES = {"W1", "W2", "W3-objects", "W4", "W5", "hash"}
+INTERFACES = {
+    "W3-batch": "kvcache-batch",
+    "W3-objects": "kvcache-objects",
+    "W3-max-objects": "kvcache-max-objects",
+}
 FIELDS = {
     "case",
     "page_size",
@@ -40,7 +45,10 @@ def test_quick_run_writes_a_row_for_each_case_and_peer(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert all(row.keys() >= FIELDS for row in rows)
-    assert {row["case"] for row in rows} >= CASES
+    cases = {row["case"] for row in rows}
+    assert cases >= CASES
+    for case, who in INTERFACES.items():
+        assert (case in cases) != (f"not measured: {who}:" in run.stderr)
     assert all(row["us"] > 0 and row["cpu_us"] > 0 for row in rows)
     if "max[serve]" in run.stderr:
         assert {row["peer"] for row in rows} == {None}
