@@ -25,7 +25,7 @@ import functools
 import gc
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -191,6 +191,18 @@ def _hashing(
     )
 
 
+def _kept(found: Iterable[Row], path: Path | None) -> Iterator[Row]:
+    """Passes rows on, and writes each to a file as it comes."""
+    if path is None:
+        yield from found
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in found:
+            print(json.dumps(row), file=file, flush=True)
+            yield row
+
+
 def main() -> None:
     """Runs the benchmark from the command line."""
     parser = argparse.ArgumentParser(
@@ -206,12 +218,9 @@ def main() -> None:
     for line in sides.missing:
         print(f"not measured: {line}", file=sys.stderr)
     plan = QUICK if args.quick else Plan()
-    found = list(bench(plan, sides, repeats=args.repeats, only=args.only))
-    for line in report.table(found):
-        print(line)
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text("".join(f"{json.dumps(x)}\n" for x in found))
+    found = bench(plan, sides, repeats=args.repeats, only=args.only)
+    for line in report.table(_kept(found, args.json)):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
