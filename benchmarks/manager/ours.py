@@ -14,6 +14,7 @@ from benchmarks.manager.sides import (
     Factory,
     Policy,
     Pool,
+    Table,
 )
 from benchmarks.manager.streams import TokenIds
 from benchmarks.manager.timing import Stopwatch
@@ -109,6 +110,12 @@ class ObjectSide:
             self.commit()
             watch.stop()
 
+    def tables(self) -> tuple[Table, Table]:
+        """Reserves a step and reads its inputs."""
+        self._reserve()
+        (step,) = self._manager.fetch(self._requests)
+        return step.cache_lengths.to_numpy(), step.lookup_table.to_numpy()
+
     def leave(self) -> None:
         """Releases each."""
         release = self._manager.release
@@ -178,6 +185,11 @@ class BatchSide:
             batch.inputs()
             batch.advance(row)
         watch.stop()
+
+    def tables(self) -> tuple[Table, Table]:
+        """Reads the inputs."""
+        (step,) = self._batch.inputs()
+        return step.cache_lengths.to_numpy(), step.lookup_table.to_numpy()
 
     def leave(self) -> None:
         """Releases all at once."""

@@ -30,6 +30,7 @@ from benchmarks.manager.sides import (
     NUM_LAYERS,
     Policy,
     Pool,
+    Table,
 )
 from benchmarks.manager.streams import TokenIds
 from benchmarks.manager.timing import Stopwatch
@@ -121,6 +122,13 @@ class ContextSide:
             watch.start()
             self.commit()
             watch.stop()
+
+    def tables(self) -> tuple[Table, Table]:
+        """Allocates a step and reads its inputs."""
+        for context in self._contexts:
+            self._manager.alloc(context)
+        (step,) = self._manager.runtime_inputs([self._contexts])
+        return step.cache_lengths.to_numpy(), step.lookup_table.to_numpy()
 
     def leave(self) -> None:
         """Releases each."""

@@ -4,8 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.manager.streams import TokenIds
 from benchmarks.manager.timing import Stopwatch
+
+Table: TypeAlias = npt.NDArray[np.uint32]
 
 NUM_LAYERS = 1
 NUM_KV_HEADS = 1
@@ -72,6 +77,14 @@ class Side(Protocol):
         Args:
             tokens: What each request generates, `[num_steps, num_requests]`.
             watch: Runs during reservation, inputs and commit.
+        """
+
+    def tables(self) -> tuple[Table, Table]:
+        """Returns what the next decode step's graph would read; not timed.
+
+        Returns:
+            `cache_lengths` `[num_requests]` and `lookup_table` `[num_requests,
+            columns]`.
         """
 
     def leave(self) -> None:

@@ -113,7 +113,8 @@ class Decode:
     def run(self, side: Side) -> Sample:
         """Returns the time of a step."""
         side.reset()
-        side.open(uneven_prompts(self.num_requests, self.num_tokens))
+        prompts = uneven_prompts(self.num_requests, self.num_tokens)
+        side.open(prompts)
         side.admit()
         side.inputs()
         check_hits(side, side.hits(), 0)
@@ -121,6 +122,7 @@ class Decode:
         side.start(tokens[0])
         watch = Stopwatch()
         side.decode(tokens[1:], watch)
+        check_tables(side, [len(ids) + self.num_steps for ids in prompts])
         side.leave()
         return watch.per(self.num_steps)
 
@@ -238,3 +240,25 @@ def check_hits(side: Side, hits: int, wanted: int) -> None:
         raise SystemExit(
             f"{side.who}: wanted hits of {wanted} tokens, got {hits}"
         )
+
+
+def check_tables(side: Side, lengths: Sequence[int]) -> None:
+    """Stops the benchmark if a decode step would read wrong tables.
+
+    Args:
+        side: Its requests share nothing.
+        lengths: Tokens of each whose keys and values exist by now.
+
+    Raises:
+        SystemExit: If a length is wrong, or two places have the same page.
+    """
+    cache_lengths, lookup_table = side.tables()
+    if cache_lengths.tolist() != list(lengths):
+        raise SystemExit(f"{side.who}: the cache lengths are wrong")
+    used = [
+        row[: length // side.pool.page_size + 1]
+        for row, length in zip(lookup_table, lengths, strict=True)
+    ]
+    pages = np.concatenate(used)
+    if len(np.unique(pages)) < len(pages):
+        raise SystemExit(f"{side.who}: a page is there twice")

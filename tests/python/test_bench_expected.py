@@ -1,12 +1,22 @@
 """What the benchmark's model of a cache expects."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from benchmarks.manager.expected import CachedPages
-from benchmarks.manager.ours import ObjectSide
-from benchmarks.manager.sides import Policy
+from benchmarks.manager.ours import BatchSide, ObjectSide
+from benchmarks.manager.sides import Policy, Pool, Side
+from benchmarks.manager.streams import uneven_prompts
 from benchmarks.manager.timing import Stopwatch
-from benchmarks.manager.workloads import Cold, Eviction, check_hits, serve
+from benchmarks.manager.workloads import (
+    Cold,
+    Decode,
+    Eviction,
+    check_hits,
+    check_tables,
+    serve,
+)
 
 BLANK_FIRST = Policy(blank_first=True, hits_first=False)
 
@@ -56,6 +66,31 @@ def test_wrong_hits_stop_the_benchmark() -> None:
         check_hits(side, hits, 0)
 
 
-def test_our_manager_evicts_as_expected() -> None:
+@pytest.mark.parametrize("interface", [BatchSide, ObjectSide])
+def test_our_manager_evicts_as_expected(
+    interface: Callable[[Pool], Side],
+) -> None:
     work = Eviction(256, 32, 16, 2, 16, 32)
-    assert work.run(ObjectSide(work.pool(16))).us > 0
+    assert work.run(interface(work.pool(16))).us > 0
+
+
+@pytest.mark.parametrize("interface", [BatchSide, ObjectSide])
+def test_wrong_lengths_stop_the_benchmark(
+    interface: Callable[[Pool], Side],
+) -> None:
+    work = Decode(num_requests=2, num_tokens=40, num_steps=8)
+    side = interface(work.pool(16))
+    side.open(uneven_prompts(2, 40))
+    side.admit()
+    side.inputs()
+    side.start(np.array([1, 2]))
+    with pytest.raises(SystemExit, match="cache lengths are wrong"):
+        check_tables(side, [40, 48])
+
+
+@pytest.mark.parametrize("interface", [BatchSide, ObjectSide])
+def test_our_interfaces_decode_with_the_right_tables(
+    interface: Callable[[Pool], Side],
+) -> None:
+    work = Decode(num_requests=3, num_tokens=40, num_steps=20)
+    assert work.run(interface(work.pool(16))).us > 0
