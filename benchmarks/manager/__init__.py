@@ -1,0 +1,1 @@
+"""What `bench_manager` measures: streams of tokens, sides, and workloads."""
