@@ -6,21 +6,17 @@ from dataclasses import replace
 
 from kvcache.core.interface import CacheCore, Counts, window_after_hit
 from kvcache.errors import (
-    ClaimError,
     InsufficientPagesError,
-    RequestStateError,
-    UnknownRequestError,
 )
 from kvcache.manager.claim import (
     Claim,
     Met,
     Prepared,
-    check_identity,
     check_lengths,
     computed_batch,
-    first_sight,
     skip_hit,
 )
+from kvcache.manager.claims import Claims
 from kvcache.manager.lending import FindOffer, Offer
 from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.metrics import KVCacheMetrics
@@ -54,19 +50,18 @@ class Replica:
         self.max_batch_size = max_batch_size
         self._max_seq_len = max_seq_len
         self._is_checking = is_checking
-        self._claims: dict[Hashable, Claim] = {}
-        self._met: Met | None = None
+        self.claims = Claims(core, max_batch_size)
         self._metrics = KVCacheMetrics()
         self._num_evicted_before = 0
 
     def __contains__(self, request_id: Hashable) -> bool:
         """Returns whether a request is claimed."""
-        return request_id in self._claims
+        return request_id in self.claims
 
     @property
     def num_requests(self) -> int:
         """Requests that are claimed."""
-        return len(self._claims)
+        return len(self.claims)
 
     @property
     def metrics(self) -> KVCacheMetrics:
@@ -89,14 +84,7 @@ class Replica:
         Raises:
             ClaimError: If it is known, or no more may be claimed.
         """
-        if request_id in self._claims:
-            raise ClaimError(f"request {request_id!r} is already claimed")
-        if len(self._claims) >= self.max_batch_size:
-            raise ClaimError(
-                f"wanted one more request, all {self.max_batch_size} are "
-                f"claimed"
-            )
-        self._claims[request_id] = Claim()
+        self.claims.add(request_id, Claim())
 
     def release(self, request_id: Hashable) -> None:
         """Forgets a request and gives its pages back.
@@ -104,11 +92,7 @@ class Replica:
         Raises:
             UnknownRequestError: If it is not claimed.
         """
-        claim = self._claim(request_id)
-        if claim.seq >= 0:
-            self.core.release(claim.seq)
-        del self._claims[request_id]
-        self._met = None
+        self.claims.remove(request_id)
         self.verify()
 
     def pages(self, request_id: Hashable) -> list[int]:
@@ -117,13 +101,13 @@ class Replica:
         Raises:
             UnknownRequestError: If it is not claimed.
         """
-        seq = self._claim(request_id).seq
+        seq = self.claims[request_id].seq
         pages: list[int] = self.core.pages(seq).tolist() if seq >= 0 else []
         return pages
 
     def adopt(self, context: RequestContext) -> int:
         """Takes a request's cached prefix; returns its new tokens."""
-        claim = self._meet_one(context)
+        claim = self.claims.meet_one(context)
         one = Prepared.of(_met_one(context, claim))
         before = context.tokens.processed_length
         offer = self._offer(context, claim)
@@ -134,7 +118,7 @@ class Replica:
 
     def reserve(self, context: RequestContext, num_steps: int) -> bool:
         """Takes a request's pages for some steps, or says no and takes none."""
-        claim, tokens = self._meet_one(context), context.tokens
+        claim, tokens = self.claims.meet_one(context), context.tokens
         one = self._prepared(_met_one(context, claim), num_steps)
         may_hit = self.core.enable_prefix_caching and (
             tokens.active_length > 1 or tokens.actively_chunked
@@ -164,7 +148,7 @@ class Replica:
         self, contexts: Sequence[RequestContext], num_steps: int
     ) -> Prepared:
         """Verifies a batch before some steps; takes no page."""
-        return self._prepared(self.meet(contexts), num_steps)
+        return self._prepared(self.claims.meet(contexts), num_steps)
 
     def check_pages(self, batch: Prepared, *, may_hit: bool = False) -> None:
         """Verifies that `fetch` will find the pages of a batch.
@@ -207,11 +191,11 @@ class Replica:
             UnknownRequestError: If a request is not claimed.
             RequestStateError: If its tokens do not fit what it holds.
         """
-        Prepared.of(self.meet(contexts))
+        Prepared.of(self.claims.meet(contexts))
 
     def commit(self, contexts: Sequence[RequestContext]) -> None:
         """Makes the full pages of processed tokens findable."""
-        met = self.meet(contexts)
+        met = self.claims.meet(contexts)
         starts = Prepared.of(met).starts
         if self.core.enable_prefix_caching:
             size = self.core.page_size
@@ -234,21 +218,6 @@ class Replica:
         self.core.forget_cached()
         self.verify()
 
-    def meet(self, contexts: Sequence[RequestContext]) -> Met:
-        """Returns what is held for requests, each of which comes once.
-
-        The last batch is remembered: a batch of the very same requests is
-        known without asking each of them who it is.
-        """
-        if self._met is not None and self._met.is_of(contexts):
-            return self._met
-        claims = [self._meet_one(context) for context in contexts]
-        seqs = [claim.seq for claim in claims]
-        if len(set(seqs)) < len(seqs):
-            raise RequestStateError("wanted each request once in a batch")
-        self._met = Met(list(contexts), claims, counts(seqs))
-        return self._met
-
     def verify(self) -> None:
         """Verifies every invariant if that was asked for.
 
@@ -258,25 +227,10 @@ class Replica:
         if self._is_checking:
             self.core.check()
 
-    def _meet_one(self, context: RequestContext) -> Claim:
-        claim = self._claim(context.request_id)
-        if claim.seq < 0:
-            first_sight(claim, context, self.core)
-        check_identity(claim, context)
-        return claim
-
     def _prepared(self, met: Met, num_steps: int) -> Prepared:
         batch = Prepared.of(met, num_steps)
         check_lengths(batch, max_seq_len=self._max_seq_len, core=self.core)
         return batch
-
-    def _claim(self, request_id: Hashable) -> Claim:
-        claim = self._claims.get(request_id)
-        if claim is None:
-            raise UnknownRequestError(
-                f"wanted a claimed request, got {request_id!r}, which is not"
-            )
-        return claim
 
     def _take(self, batch: Prepared) -> None:
         """Takes the pages of some steps, with hits, for all or for none."""

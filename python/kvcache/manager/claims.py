@@ -1,0 +1,103 @@
+"""The requests that one replica knows."""
+
+from collections.abc import Hashable, Sequence
+
+from kvcache.core.interface import CacheCore
+from kvcache.errors import (
+    ClaimError,
+    RequestStateError,
+    UnknownRequestError,
+)
+from kvcache.manager.claim import Claim, Met, check_identity, first_sight
+from kvcache.manager.tables import counts
+from kvcache.request import RequestContext
+
+
+class Claims:
+    """What is held for each request.
+
+    Args:
+        core: Keeps the pages' books.
+        most: Requests that can be claimed at a time.
+    """
+
+    def __init__(self, core: CacheCore, most: int) -> None:
+        """Starts without requests."""
+        self._core = core
+        self._most = most
+        self._claims: dict[Hashable, Claim] = {}
+        self._met: Met | None = None
+
+    def __contains__(self, request_id: Hashable) -> bool:
+        """Returns whether a request is claimed."""
+        return request_id in self._claims
+
+    def __len__(self) -> int:
+        """Returns how many requests are claimed."""
+        return len(self._claims)
+
+    def __getitem__(self, request_id: Hashable) -> Claim:
+        """Returns what is held for a request.
+
+        Raises:
+            UnknownRequestError: If it is not claimed.
+        """
+        claim = self._claims.get(request_id)
+        if claim is None:
+            raise UnknownRequestError(
+                f"wanted a claimed request, got {request_id!r}, which is not"
+            )
+        return claim
+
+    def add(self, request_id: Hashable, claim: Claim) -> None:
+        """Makes a request known.
+
+        Raises:
+            ClaimError: If it is known, or no more may be claimed.
+        """
+        if request_id in self._claims:
+            raise ClaimError(f"request {request_id!r} is already claimed")
+        if len(self._claims) >= self._most:
+            raise ClaimError(
+                f"wanted one more request, all {self._most} are claimed"
+            )
+        self._claims[request_id] = claim
+
+    def remove(self, request_id: Hashable) -> None:
+        """Forgets a request and gives its pages back.
+
+        Raises:
+            UnknownRequestError: If it is not claimed.
+        """
+        claim = self[request_id]
+        if claim.seq >= 0:
+            self._core.release(claim.seq)
+        del self._claims[request_id]
+        self._met = None
+
+    def meet(self, contexts: Sequence[RequestContext]) -> Met:
+        """Returns what is held for requests, each of which comes once.
+
+        The last batch is remembered: a batch of the very same requests is
+        known without asking each of them who it is.
+
+        Raises:
+            UnknownRequestError: If one is not claimed.
+            RequestStateError: If one comes twice, or is not what it was.
+        """
+        if self._met is not None and self._met.is_of(contexts):
+            return self._met
+        claims = [self.meet_one(context) for context in contexts]
+        seqs = [claim.seq for claim in claims]
+        if len(set(seqs)) < len(seqs):
+            raise RequestStateError("wanted each request once in a batch")
+        self._met = Met(list(contexts), claims, counts(seqs))
+        return self._met
+
+    def meet_one(self, context: RequestContext) -> Claim:
+        """Returns what is held for one request."""
+        claim = self[context.request_id]
+        if claim.seq < 0:
+            first_sight(claim, context, self._core)
+        check_identity(claim, context)
+        return claim
