@@ -8,7 +8,8 @@ from kvcache.errors import (
     RequestStateError,
     UnknownRequestError,
 )
-from kvcache.manager.claim import Claim, Met, check_identity, first_sight
+from kvcache.manager.claim import Claim, check_identity, first_sight
+from kvcache.manager.prepared import Met
 from kvcache.manager.tables import counts
 from kvcache.request import RequestContext
 

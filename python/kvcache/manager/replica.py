@@ -10,14 +10,11 @@ from kvcache.errors import (
 )
 from kvcache.manager.claim import (
     Claim,
-    Met,
-    Prepared,
-    check_lengths,
-    computed_batch,
     skip_hit,
 )
 from kvcache.manager.claims import Claims
 from kvcache.manager.lending import FindOffer, Offer
+from kvcache.manager.prepared import Met, Prepared
 from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext, windows_of
@@ -170,12 +167,11 @@ class Replica:
         starts, ends, met = batch.starts, batch.ends, batch.met
         if lacking := batch.lacking():
             self._take(lacking)  # Hits move windows.
-            starts, ends = windows_of([each.tokens for each in met.contexts])
+            starts, ends = windows_of(batch.tokens)
         self._count_input(met)
         self.verify()
         further = batch.num_steps - 1
-        for claim, end in zip(met.claims, ends, strict=True):
-            claim.num_covered = max(claim.num_covered, end + further)
+        met.cover([end + further for end in ends] if further else ends)
         return step_tables(
             self.core,
             met.seqs,
@@ -195,22 +191,20 @@ class Replica:
 
     def commit(self, contexts: Sequence[RequestContext]) -> None:
         """Makes the full pages of processed tokens findable."""
-        met = self.claims.meet(contexts)
-        starts = Prepared.of(met).starts
+        batch = Prepared.of(self.claims.meet(contexts))
         if self.core.enable_prefix_caching:
-            size = self.core.page_size
-            rows = zip(met.contexts, met.claims, starts, strict=True)
+            size, claims = self.core.page_size, batch.met.claims
             due = [
-                (context, claim)
-                for context, claim, start in rows
+                row
+                for row, (claim, start) in enumerate(
+                    zip(claims, batch.starts, strict=True)
+                )
                 if start >= claim.num_committed + size
             ]
             if due:
-                ready, claims = zip(*due, strict=True)
-                self.core.commit(computed_batch(ready, claims))
-            for context, claim in due:
-                processed = context.tokens.processed_length
-                claim.num_committed = processed // size * size
+                self.core.commit(batch.computed(due))
+            for row in due:
+                claims[row].num_committed = batch.starts[row] // size * size
         self.verify()
 
     def forget_cached(self) -> None:
@@ -229,7 +223,7 @@ class Replica:
 
     def _prepared(self, met: Met, num_steps: int) -> Prepared:
         batch = Prepared.of(met, num_steps)
-        check_lengths(batch, max_seq_len=self._max_seq_len, core=self.core)
+        batch.check_lengths(max_seq_len=self._max_seq_len, core=self.core)
         return batch
 
     def _take(self, batch: Prepared) -> None:

@@ -1,0 +1,207 @@
+"""A batch of requests, verified and ready to take pages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import gt, is_, lt, sub
+
+import numpy as np
+
+from kvcache.core.interface import Batch, CacheCore, Counts
+from kvcache.errors import (
+    RequestStateError,
+    RequestTooLargeError,
+    SequenceTooLongError,
+)
+from kvcache.manager.claim import Claim, check_state
+from kvcache.manager.tables import counts
+from kvcache.request import (
+    RequestContext,
+    TokenSequence,
+    chunked_of,
+    lengths_of,
+    windows_of,
+)
+from kvcache.spec import pages_for
+
+_NO_TOKENS = np.empty(0, np.int64)
+
+
+@dataclass(slots=True, eq=False)
+class Met:
+    """Requests that are claimed, each once, and known to the core.
+
+    It remembers what was found out about them, so that the same requests are
+    verified in passing when they come again a step later.
+    """
+
+    contexts: Sequence[RequestContext]
+    claims: Sequence[Claim]
+    seqs: Counts
+    starts: list[int] = field(default_factory=list)
+    """Windows' beginnings that were found to fit what is held."""
+    covered: list[int] = field(default_factory=list)
+    """Tokens that were computed or fetched to be, as the claims had it."""
+    is_counted: bool = False
+    """Whether every prompt token is in the metrics."""
+
+    def is_of(self, contexts: Sequence[RequestContext]) -> bool:
+        """Returns whether these are the very same requests."""
+        return len(contexts) == len(self.contexts) and all(
+            map(is_, contexts, self.contexts)
+        )
+
+    def tokens(self) -> list[TokenSequence]:
+        """Returns the requests' tokens."""
+        return [context.tokens for context in self.contexts]
+
+    def part(self, rows: list[int]) -> "Met":
+        """Returns some of the requests."""
+        return Met(
+            [self.contexts[row] for row in rows],
+            [self.claims[row] for row in rows],
+            self.seqs[rows],
+        )
+
+    def verify(self, starts: list[int]) -> None:
+        """Verifies that windows fit what is held for their requests.
+
+        Windows that fitted before fit again if they only moved on, and not
+        past what was fetched: what is committed lies before them.
+
+        Raises:
+            RequestStateError: If one does not.
+        """
+        if starts == self.starts:
+            return
+        is_new = not self.starts
+        if (
+            is_new
+            or any(map(gt, starts, self.covered))
+            or any(map(lt, starts, self.starts))
+        ):
+            rows = zip(self.claims, self.contexts, starts, strict=True)
+            for claim, context, start in rows:
+                check_state(claim, context, start)
+            self.covered = [claim.num_covered for claim in self.claims]
+        self.starts = starts
+
+    def cover(self, lasts: list[int]) -> None:
+        """Notes up to where the requests were fetched to be computed."""
+        for claim, last in zip(self.claims, lasts, strict=True):
+            if last > claim.num_covered:  # noqa: PLR1730  (`max` takes longer)
+                claim.num_covered = last
+        self.covered = [claim.num_covered for claim in self.claims]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A batch that was verified, and has taken no page yet."""
+
+    met: Met
+    tokens: list[TokenSequence]
+    starts: list[int]
+    """Where each request's active tokens begin."""
+    ends: list[int]
+    """Where they end."""
+    num_steps: int = 1
+
+    @classmethod
+    def of(cls, met: Met, num_steps: int = 1) -> "Prepared":
+        """Reads the windows of a batch.
+
+        Raises:
+            RequestStateError: If one does not fit what is held for it.
+        """
+        tokens = met.tokens()
+        starts, ends = windows_of(tokens)
+        met.verify(starts)
+        return cls(met, tokens, starts, ends, num_steps)
+
+    @property
+    def lasts(self) -> list[int]:
+        """Tokens of each request that its pages must take."""
+        further = self.num_steps - 1
+        return [end + further for end in self.ends] if further else self.ends
+
+    def lacking(self, *, may_hit: bool = False) -> "Prepared | None":
+        """Returns the part of the batch that lacks pages, if there is one.
+
+        Args:
+            may_hit: Whether requests count as well that may find a prefix.
+        """
+        capacities = [claim.capacity for claim in self.met.claims]
+        lacks = list(map(gt, self.lasts, capacities))
+        if may_hit:
+            lacks = self._or_may_hit(lacks)
+        if True not in lacks:
+            return None
+        rows = [row for row, is_lacking in enumerate(lacks) if is_lacking]
+        return Prepared(
+            self.met.part(rows),
+            [self.tokens[row] for row in rows],
+            [self.starts[row] for row in rows],
+            [self.ends[row] for row in rows],
+            self.num_steps,
+        )
+
+    def batch(self) -> Batch:
+        """Returns what the core is told of the requests.
+
+        A request that computes its last token finds no prefix, so its tokens
+        are left out.
+        """
+        active = list(map(sub, self.ends, self.starts))
+        return Batch(
+            seqs=self.met.seqs,
+            processed=counts(self.starts),
+            active=counts(active),
+            tokens=[
+                _NO_TOKENS
+                if count == 1 and not each.actively_chunked
+                else each.all
+                for each, count in zip(self.tokens, active, strict=True)
+            ],
+        )
+
+    def computed(self, rows: list[int]) -> Batch:
+        """Returns what the core is told of requests with full pages."""
+        return Batch(
+            seqs=self.met.seqs[rows],
+            processed=counts([self.starts[row] for row in rows]),
+            active=counts([1] * len(rows)),
+            tokens=[self.tokens[row].all for row in rows],
+        )
+
+    def check_lengths(self, *, max_seq_len: int, core: CacheCore) -> None:
+        """Verifies that each request fits the longest sequence and the pool.
+
+        Raises:
+            RequestStateError: If `num_steps` is not positive.
+            SequenceTooLongError: If a request would pass `max_seq_len`.
+            RequestTooLargeError: If one will never fit the pool.
+        """
+        if self.num_steps < 1:
+            raise RequestStateError(
+                f"wanted at least 1 step, got num_steps={self.num_steps}"
+            )
+        longest = max(lengths_of(self.tokens), default=0) + self.num_steps - 1
+        if longest > max_seq_len:
+            raise SequenceTooLongError(
+                f"wanted at most {max_seq_len} tokens in a request, got "
+                f"{longest} after {self.num_steps} steps"
+            )
+        wanted = pages_for(longest, core.page_size)
+        if wanted > core.num_pages:
+            raise RequestTooLargeError(wanted=wanted, free=core.num_pages)
+
+    def _or_may_hit(self, lacks: list[bool]) -> list[bool]:
+        """Adds the rows that compute more than their last token."""
+        chunked = chunked_of(self.tokens)
+        num_active = sum(self.ends) - sum(self.starts)
+        if num_active == len(lacks) and True not in chunked:
+            return lacks  # Each computes its last token.
+        rows = zip(lacks, self.starts, self.ends, chunked, strict=True)
+        return [
+            is_lacking or end - start > 1 or is_chunked
+            for is_lacking, start, end, is_chunked in rows
+        ]
