@@ -53,9 +53,17 @@ class RowMemory:
         self._seqs[:count] = batch.seqs
         self._processed[:count] = batch.processed
         self._active[:count] = batch.active
-        held = self._write_tokens(batch.tokens)
+        if batch.places is None:
+            held = self._write_tokens(batch.tokens)
+            yield
+            del held
+            return
+        self.numbers[0] = count
+        addresses, lengths = zip(*batch.places, strict=True)
+        self._lengths[:count] = lengths
+        self._addresses[:count] = addresses
+        self._widths[:count] = 8
         yield
-        del held
 
     @contextmanager
     def of_tokens(self, tokens: npt.NDArray[Any]) -> Iterator[None]:

@@ -38,6 +38,9 @@ class Batch:
     """Tokens of each that are computed next; at least one."""
     tokens: Sequence[npt.NDArray[np.int64]]
     """All token ids of each, `[num_tokens]`; strided arrays are fine."""
+    places: Sequence[tuple[int, int]] | None = None
+    """Address and number of each one's ids, int64 and contiguous; if they are
+    given, a core may read them there instead."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

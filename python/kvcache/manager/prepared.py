@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import gt, is_, lt, sub
+from operator import ge, gt, is_, lt, sub
+from typing import Any
 
 import numpy as np
 
@@ -15,15 +16,31 @@ from kvcache.errors import (
 from kvcache.manager.claim import Claim, check_state
 from kvcache.manager.tables import counts
 from kvcache.request import (
+    Request,
     RequestContext,
+    TokenIds,
     TokenSequence,
     chunked_of,
     lengths_of,
+    places_of,
     windows_of,
 )
 from kvcache.spec import pages_for
 
 _NO_TOKENS = np.empty(0, np.int64)
+
+
+class _Ids(Sequence[TokenIds]):
+    """All token ids of some sequences, made when they are asked for."""
+
+    def __init__(self, tokens: Sequence[TokenSequence]) -> None:
+        self._tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._tokens[row].all
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +60,11 @@ class Met:
     """Tokens that were computed or fetched to be, as the claims had it."""
     is_counted: bool = False
     """Whether every prompt token is in the metrics."""
+    reserved: tuple[list[int], int] | None = None
+    """Windows' ends and steps that there are pages for."""
+    due: list[int] = field(default_factory=list)
+    """Tokens, at least, that let each request's next page be full."""
+    _tokens: list[TokenSequence] | None = None
 
     def is_of(self, contexts: Sequence[RequestContext]) -> bool:
         """Returns whether these are the very same requests."""
@@ -51,8 +73,38 @@ class Met:
         )
 
     def tokens(self) -> list[TokenSequence]:
-        """Returns the requests' tokens."""
-        return [context.tokens for context in self.contexts]
+        """Returns the requests' tokens.
+
+        Our own requests' are the same objects for ever.
+        """
+        if self._tokens is None:
+            tokens = [context.tokens for context in self.contexts]
+            if not all(type(context) is Request for context in self.contexts):
+                return tokens
+            self._tokens = tokens
+        return self._tokens
+
+    def full(self, starts: list[int], page_size: int) -> list[int]:
+        """Returns the rows that have a full page more than is committed."""
+        if not self.due:
+            self.due = [c.num_committed + page_size for c in self.claims]
+        is_due = list(map(ge, starts, self.due))
+        if True not in is_due:
+            return []
+        return [
+            row
+            for row, (is_full, claim) in enumerate(
+                zip(is_due, self.claims, strict=True)
+            )
+            if is_full and starts[row] >= claim.num_committed + page_size
+        ]
+
+    def commit(self, rows: list[int], starts: list[int], size: int) -> None:
+        """Notes that the full pages of rows are findable."""
+        for row in rows:
+            committed = starts[row] // size * size
+            self.claims[row].num_committed = committed
+            self.due[row] = committed + size
 
     def part(self, rows: list[int]) -> "Met":
         """Returns some of the requests."""
@@ -123,12 +175,19 @@ class Prepared:
         further = self.num_steps - 1
         return [end + further for end in self.ends] if further else self.ends
 
+    @property
+    def is_reserved(self) -> bool:
+        """Whether this very step was found to have its pages."""
+        return self.met.reserved == (self.ends, self.num_steps)
+
     def lacking(self, *, may_hit: bool = False) -> "Prepared | None":
         """Returns the part of the batch that lacks pages, if there is one.
 
         Args:
             may_hit: Whether requests count as well that may find a prefix.
         """
+        if self.is_reserved:
+            return None
         capacities = [claim.capacity for claim in self.met.claims]
         lacks = list(map(gt, self.lasts, capacities))
         if may_hit:
@@ -165,11 +224,13 @@ class Prepared:
 
     def computed(self, rows: list[int]) -> Batch:
         """Returns what the core is told of requests with full pages."""
+        tokens = [self.tokens[row] for row in rows]
         return Batch(
             seqs=self.met.seqs[rows],
             processed=counts([self.starts[row] for row in rows]),
             active=counts([1] * len(rows)),
-            tokens=[self.tokens[row].all for row in rows],
+            tokens=_Ids(tokens),
+            places=places_of(tokens),
         )
 
     def check_lengths(self, *, max_seq_len: int, core: CacheCore) -> None:

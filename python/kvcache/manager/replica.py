@@ -136,8 +136,9 @@ class Replica:
         Raises:
             InsufficientPagesError: If they are not there for all of it.
         """
-        if wanting := batch.lacking(may_hit=self.core.enable_prefix_caching):
-            self._take(wanting)
+        wanting = batch.lacking(may_hit=self.core.enable_prefix_caching)
+        if wanting is None or not self._take(wanting):
+            batch.met.reserved = (batch.ends, batch.num_steps)
         self._count_input(batch.met)
         self.verify()
 
@@ -193,18 +194,10 @@ class Replica:
         """Makes the full pages of processed tokens findable."""
         batch = Prepared.of(self.claims.meet(contexts))
         if self.core.enable_prefix_caching:
-            size, claims = self.core.page_size, batch.met.claims
-            due = [
-                row
-                for row, (claim, start) in enumerate(
-                    zip(claims, batch.starts, strict=True)
-                )
-                if start >= claim.num_committed + size
-            ]
-            if due:
-                self.core.commit(batch.computed(due))
-            for row in due:
-                claims[row].num_committed = batch.starts[row] // size * size
+            size, met = self.core.page_size, batch.met
+            if rows := met.full(batch.starts, size):
+                self.core.commit(batch.computed(rows))
+                met.commit(rows, batch.starts, size)
         self.verify()
 
     def forget_cached(self) -> None:
@@ -223,11 +216,17 @@ class Replica:
 
     def _prepared(self, met: Met, num_steps: int) -> Prepared:
         batch = Prepared.of(met, num_steps)
+        if batch.is_reserved:
+            return batch
         batch.check_lengths(max_seq_len=self._max_seq_len, core=self.core)
         return batch
 
-    def _take(self, batch: Prepared) -> None:
-        """Takes the pages of some steps, with hits, for all or for none."""
+    def _take(self, batch: Prepared) -> bool:
+        """Takes the pages of some steps, with hits, for all or for none.
+
+        Returns:
+            Whether there were hits, which move windows.
+        """
         granted = self.core.reserve(batch.batch(), num_steps=batch.num_steps)
         self._settle(batch, granted.hits)
         size, further = self.core.page_size, batch.num_steps - 1
@@ -236,6 +235,7 @@ class Replica:
         ):
             last = context.tokens.current_position + further
             claim.capacity = max(claim.capacity, pages_for(last, size) * size)
+        return bool(granted.hits.any())
 
     def _offer(self, context: RequestContext, claim: Claim) -> Offer | None:
         """Finds what another replica holds of a request and this one not."""

@@ -7,6 +7,7 @@ from kvcache.request.tokens import (
     TokenSequence,
     chunked_of,
     lengths_of,
+    places_of,
     windows_of,
 )
 
@@ -18,5 +19,6 @@ __all__ = [
     "Tokens",
     "chunked_of",
     "lengths_of",
+    "places_of",
     "windows_of",
 ]

@@ -51,8 +51,6 @@ class Request:
         ValueError: If `tokens` is empty or not a row of integers.
     """
 
-    tokens: Tokens
-    """The request's tokens."""
     request_id: Hashable
     """Identifies the request."""
     cache_salt: str | None
@@ -69,10 +67,15 @@ class Request:
         model_name: str = "",
     ) -> None:
         """Makes a request that nothing has been computed for."""
-        self.tokens = Tokens(tokens)
+        self._tokens = Tokens(tokens)
         self.request_id = uuid.uuid4().hex if request_id is None else request_id
         self.cache_salt = cache_salt
         self.model_name = model_name
+
+    @property
+    def tokens(self) -> Tokens:
+        """The request's tokens, the same object for ever."""
+        return self._tokens
 
     def __repr__(self) -> str:
         """Returns id and lengths; no salt and no token."""

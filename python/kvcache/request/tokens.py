@@ -96,6 +96,7 @@ class Tokens:
         if not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"token ids must be integers, got {array.dtype}")
         self._array: TokenIds = np.array(array, np.int64, order="C")
+        self._address = self._array.ctypes.data
         self._num_tokens = self._prompt_length = array.size
         self._window_start = 0
         self._window_end = array.size
@@ -233,6 +234,7 @@ class Tokens:
             grown = np.empty(2 * self._array.size, np.int64)
             grown[: self._num_tokens] = self._array
             self._array = grown
+            self._address = grown.ctypes.data
         self._array[self._num_tokens] = token
         self._window_start = self._num_tokens
         self._num_tokens += 1
@@ -265,6 +267,21 @@ def lengths_of(tokens: Sequence[TokenSequence]) -> list[int]:
         return [each._num_tokens for each in tokens]  # type: ignore[attr-defined]  # noqa: SLF001
     except AttributeError:
         return [len(each) for each in tokens]
+
+
+def places_of(
+    tokens: Sequence[TokenSequence],
+) -> list[tuple[int, int]] | None:
+    """Returns where each sequence's ids are, and how many.
+
+    Returns:
+        Addresses of contiguous 64-bit ids, good until a token is appended, and
+        their numbers; None unless all sequences are `Tokens`.
+    """
+    try:
+        return [(each._address, each._num_tokens) for each in tokens]  # type: ignore[attr-defined]  # noqa: SLF001
+    except AttributeError:
+        return None
 
 
 def chunked_of(tokens: Sequence[TokenSequence]) -> list[bool]:
