@@ -7,6 +7,9 @@ from .memory import Ptr, at_address
 comptime LANES = 8
 """Token ids that are looked at together."""
 
+comptime BLOCK = 16
+"""Token ids that are compared before the first difference is asked for."""
+
 
 struct Tokens(TrivialRegisterPassable):
     """A caller's row of token ids, of 32 or 64 bits each."""
@@ -134,12 +137,15 @@ def _equal[
     dtype: DType
 ](row: Ptr[Scalar[dtype]], kept: Ptr[Int32], count: Int) -> Bool:
     var i = 0
-    while i + LANES <= count:
-        var given = row.unsafe_load[width=LANES](i)
-        var there = kept.unsafe_load[width=LANES](i).cast[dtype]()
-        if (given ^ there).reduce_or() != 0:
+    while i + BLOCK <= count:
+        var differ = SIMD[dtype, LANES](0)
+        comptime for part in range(BLOCK // LANES):
+            var at = i + part * LANES
+            var there = kept.unsafe_load[width=LANES](at).cast[dtype]()
+            differ |= row.unsafe_load[width=LANES](at) ^ there
+        if differ.reduce_or() != 0:
             return False
-        i += LANES
+        i += BLOCK
     while i < count:
         if row[unsafe_offset=i] != kept[unsafe_offset=i].cast[dtype]():
             return False

@@ -1,6 +1,7 @@
 """What the cache did, in numbers that can be added up."""
 
 from dataclasses import dataclass, fields
+from operator import attrgetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,8 @@ class KVCacheMetrics:
         """Returns the sums of all counts."""
         if not isinstance(other, KVCacheMetrics):
             return NotImplemented
-        return KVCacheMetrics(
-            **{
-                field.name: getattr(self, field.name)
-                + getattr(other, field.name)
-                for field in fields(self)
-            }
-        )
+        pairs = zip(_counts_of(self), _counts_of(other), strict=True)
+        return KVCacheMetrics(*[mine + theirs for mine, theirs in pairs])
+
+
+_counts_of = attrgetter(*(field.name for field in fields(KVCacheMetrics)))

@@ -4,6 +4,7 @@ A digest of a page covers the digest before it, so it stands for the whole
 sequence up to the page's end and for the namespace that the sequence began in.
 """
 
+import functools
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -15,6 +16,7 @@ Digest: TypeAlias = Callable[[bytes, bytes], bytes]
 _DOMAIN = b"kvcache.prefix.1"
 
 
+@functools.lru_cache(maxsize=1024)
 def namespace(*, cache_salt: str | None, model_name: str) -> bytes:
     """Returns the root that equal sequences must share to share pages.
 

@@ -80,13 +80,13 @@ class RunningBatch:
             RequestStateError: If a prompt is empty, or an id does not fit 32
                 bits.
         """
-        self._check_length(max(map(len, prompts), default=0))
+        lengths = list(map(len, prompts))
+        self._check_length(max(lengths, default=0))
         root = namespace(cache_salt=cache_salt, model_name=model_name)
         granted = self._rows.admit(root, prompts)
         self._pools.carry_out(granted.moves)
-        hits = int(granted.hits.sum())
-        total = sum(map(len, prompts))
-        self._replica.count(KVCacheMetrics(total - hits, hits))
+        hits = sum(granted.hits.tolist())
+        self._replica.count(KVCacheMetrics(sum(lengths) - hits, hits))
         self._replica.verify()
         return granted.hits
 
