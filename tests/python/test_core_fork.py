@@ -50,6 +50,8 @@ def test_a_fork_between_pages_copies_nothing() -> None:
     trunk = owner.serve([1, 2, 3, 4, 5])
     fork = owner.fork(trunk, 4, [6, 7])
     assert owner.row(fork) == [0]
+    behind = batch_of((fork.id, 3, 1, fork.tokens))  # Page 0 is committed.
+    owner.raises(RequestStateError, "reserve", behind, num_steps=1)
     owner.take([fork], [2], num_steps=1)
     assert (owner.row(fork), owner.moves) == ([0, 2], [])
 
@@ -196,13 +198,14 @@ def test_a_page_given_up_for_itself_is_not_free() -> None:
 
 
 def test_copies_count_as_wanted() -> None:
-    owner = owner_of(2)
+    owner = owner_of(3)
     trunk = owner.serve([1] * 6)
     fork = owner.fork(trunk, 6, [2])
     batch = batch_of((fork.id, 6, 1, fork.tokens))
     with pytest.raises(InsufficientPagesError) as raised:
-        owner.core.reserve(batch, num_steps=1)
-    assert (raised.value.wanted, raised.value.free) == (1, 0)
+        owner.core.reserve(batch, num_steps=3)
+    assert (raised.value.wanted, raised.value.free) == (2, 1)
+    assert owner.core.rows([fork.id]) == [[0, 1]]
 
 
 def test_dropping_takes_all_that_follows_and_spares_who_holds_it() -> None:
