@@ -4,7 +4,11 @@ import pytest
 from core_owner import Owner
 from core_twins import batch_of, make_twins
 from kvcache.core.interface import Move
-from kvcache.errors import ClaimError, RequestStateError
+from kvcache.errors import (
+    ClaimError,
+    InsufficientPagesError,
+    RequestStateError,
+)
 
 
 def owner_of(
@@ -46,6 +50,8 @@ def test_a_fork_between_pages_copies_nothing() -> None:
     trunk = owner.serve([1, 2, 3, 4, 5])
     fork = owner.fork(trunk, 4, [6, 7])
     assert owner.row(fork) == [0]
+    behind = batch_of((fork.id, 3, 1, fork.tokens))  # Page 0 is committed.
+    owner.raises(RequestStateError, "reserve", behind, num_steps=1)
     owner.take([fork], [2], num_steps=1)
     assert (owner.row(fork), owner.moves) == ([0, 2], [])
 
@@ -158,6 +164,50 @@ def test_a_shared_page_waits_where_another_holds_the_same() -> None:
     owner.core.check()
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_page_given_up_is_free_if_nobody_shares_it(is_shared) -> None:
+    owner = owner_of(3)
+    trunk = owner.claim(b"", [1] * 4)
+    owner.take([trunk], [4], num_steps=1)  # page 0, not committed
+    fork = owner.core.fork(trunk.id, 4)
+    owner.serve([1] * 4, space=b"")  # page 1 holds the same
+    owner.release(owner.seqs[-1])
+    if not is_shared:
+        owner.release(trunk)
+    batch = batch_of((fork, 0, 1, [1] * 4 + [9] * 5))
+    if is_shared:  # Page 1 is a hit, page 2 is free, one more is wanted.
+        with pytest.raises(InsufficientPagesError) as raised:
+            owner.core.reserve(batch, num_steps=8)
+        assert (raised.value.wanted, raised.value.free) == (2, 1)
+    else:
+        owner.core.reserve(batch, num_steps=8)
+        assert owner.core.pages(fork).tolist() == [1, 2, 0]
+
+
+def test_a_page_given_up_for_itself_is_not_free() -> None:
+    owner = owner_of(3)
+    seq = owner.serve([1] * 8)  # pages 0, 1
+    owner.core.truncate(seq.id, 6)
+    batch = batch_of((seq.id, 4, 1, [1] * 9))
+    with pytest.raises(InsufficientPagesError) as raised:
+        owner.core.reserve(batch, num_steps=5)
+    assert (raised.value.wanted, raised.value.free) == (2, 1)
+    granted = owner.core.reserve(batch, num_steps=4)
+    assert (granted.hits.tolist(), len(granted.moves)) == ([4], 0)
+    assert owner.row(seq) == [0, 1, 2]
+
+
+def test_copies_count_as_wanted() -> None:
+    owner = owner_of(3)
+    trunk = owner.serve([1] * 6)
+    fork = owner.fork(trunk, 6, [2])
+    batch = batch_of((fork.id, 6, 1, fork.tokens))
+    with pytest.raises(InsufficientPagesError) as raised:
+        owner.core.reserve(batch, num_steps=3)
+    assert (raised.value.wanted, raised.value.free) == (2, 1)
+    assert owner.core.rows([fork.id]) == [[0, 1]]
+
+
 def test_dropping_takes_all_that_follows_and_spares_who_holds_it() -> None:
     owner = owner_of(num=4)
     trunk = owner.serve([1] * 12)  # pages 0, 1, 2
@@ -171,6 +221,10 @@ def test_dropping_takes_all_that_follows_and_spares_who_holds_it() -> None:
     assert owner.core.num_evicted == 0
     probe = owner.core.probe(b"", np.ones(12, np.int64))
     assert probe.pages.tolist() == [0]
+    owner.core.commit(batch_of((fork.id, 12, 1, [1] * 12)))  # Due again.
+    probe = owner.core.probe(b"", np.ones(12, np.int64))
+    assert probe.pages.tolist() == [0, 1, 2]
+    owner.core.drop(trunk.id, 1)
     # Both may begin again behind page 0.
     for seq in (trunk, fork):
         owner.truncate_to(seq, 4)

@@ -110,6 +110,9 @@ def test_the_host_keeps_by_priority_as_well() -> None:
     owner.release(owner.serve([4, 4]))
     push_out(owner)
     assert [found(owner, t, t) for t in (1, 3, 4)] == [[1], [], [2]]
+    owner.release(owner.serve([5, 5]))
+    push_out(owner)
+    assert [found(owner, t, t) for t in (1, 4, 5)] == [[], [2], [1]]
 
 
 def test_two_that_hit_one_page_load_it_once() -> None:

@@ -104,6 +104,19 @@ def test_a_source_is_not_evicted_before_it_is_copied() -> None:
     assert (owner.core.num_evicted, owner.core.num_cached) == (1, 1)
 
 
+def test_what_was_copied_is_let_go_in_the_order_of_the_batch() -> None:
+    owner = owner_of(6)
+    first = owner.serve([5] * 8)  # pages 0, 1
+    owner.truncate_to(first, 6)
+    owner.release(owner.serve([1, 2, 3, 4]))  # page 2
+    second = owner.claim(b"", [1, 2, 9])
+    batch = [second, first]
+    first.tokens[6:] = [8]
+    owner.take(batch, [3, 1], num_steps=1, min_partial=1)
+    assert owner.moves == [[COPY, 1, 4], [COPY, 2, 3]]
+    assert owner.drain() == [5, 2, 1]
+
+
 def test_a_part_is_given_up_where_pages_would_be_short() -> None:
     owner = owner_of(2)
     owner.release(owner.serve([1, 2, 3, 4]))  # page 0

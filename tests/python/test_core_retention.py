@@ -57,11 +57,11 @@ def test_a_prefix_is_kept_as_long_as_what_follows_it() -> None:
 def test_a_hit_raises_what_it_takes() -> None:
     owner = owner_of(3)
     owner.release(owner.serve([1, 2]))  # pages 0, 1
-    owner.release(owner.serve([3]))  # page 2, released last
     again = owner.claim(b"", [1, 9])
     owner.core.set_retention(again.id, priority=50, expires=inf)
     owner.take([again], [2])
     owner.release(again)
+    owner.release(owner.serve([3]))  # page 2, released last
     assert owner.drain() == [1, 2, 0]
 
 

@@ -21,11 +21,11 @@ def grant(books: Books, plans: Sequence[Plan]) -> Granted:
     for plan in plans:
         _load(books, plan, loaded)
     let_go = [_take_pages(books, plan) for plan in plans]
-    for plan in plans:
+    for plan, pages in zip(plans, let_go, strict=True):
         if plan.partial is not None:
             heir = books.page(plan.seq, plan.committed + len(plan.hits))
             books.tiers.copy(plan.partial.page, heir)
-            let_go.append([plan.partial.page])
+            pages.append(plan.partial.page)
     for plan in plans:
         if plan.hits:
             lift(books, plan.seq)
