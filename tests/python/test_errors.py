@@ -18,6 +18,7 @@ from kvcache import errors
         (errors.RequestStateError, ValueError),
         (errors.PageStateError, ValueError),
         (errors.UnknownRequestError, KeyError),
+        (errors.UnknownRequestError, ValueError),
         (errors.UnknownReplicaError, IndexError),
     ],
 )

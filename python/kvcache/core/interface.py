@@ -25,6 +25,14 @@ class Batch:
     """All token ids of each, `[num_tokens]`; strided arrays are fine."""
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is cached of some tokens, found without touching it."""
+
+    pages: npt.NDArray[np.uint32]
+    """Their longest cached prefix in whole pages, `[num_pages]`."""
+
+
 class CacheCore(Protocol):
     """Pages, prefixes and sequences of one replica.
 
@@ -98,6 +106,16 @@ class CacheCore(Protocol):
             InsufficientPagesError: If the pages of all of them together are
                 not there; then none of them got any.
             RequestStateError: If `processed` is behind what was committed.
+        """
+
+    def probe(self, namespace: bytes, tokens: npt.NDArray[np.int64]) -> Probe:
+        """Returns what is cached of some tokens, the last one included.
+
+        Changes nothing: no page is retained or kept from eviction.
+
+        Args:
+            namespace: As `claim` takes it.
+            tokens: Token ids from a sequence's beginning, `[num_tokens]`.
         """
 
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:

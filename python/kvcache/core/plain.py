@@ -7,7 +7,12 @@ import numpy.typing as npt
 
 from kvcache.core.check import check_prefixes, check_references
 from kvcache.core.digest import Digest
-from kvcache.core.interface import Batch, Counts, window_after_hit
+from kvcache.core.interface import (
+    Batch,
+    Counts,
+    Probe,
+    window_after_hit,
+)
 from kvcache.core.plan import Plan
 from kvcache.core.pool import PagePool
 from kvcache.core.prefix import Parent, PrefixIndex
@@ -112,6 +117,11 @@ class PlainCore:
         if wanted > free:
             raise InsufficientPagesError(wanted=wanted, free=free)
         return self._apply(plans)
+
+    def probe(self, namespace: bytes, tokens: npt.NDArray[np.int64]) -> Probe:
+        """Returns what is cached; see `CacheCore.probe`."""
+        pages = self._index.match(namespace, tokens) if self._is_caching else []
+        return Probe(np.array(pages, np.uint32))
 
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:
         """Returns a sequence's pages in order, as a read-only view."""

@@ -48,13 +48,13 @@ class DevicePool:
             params.head_dim,
         )
         shape = (num_pages + 1, *self._page_shape)
-        self._blocks = Buffer.zeros(shape, self._dtype, device)
+        self.blocks = Buffer.zeros(shape, self._dtype, device)
         self._increment: Model | None = None
 
     def inputs(self, tables: StepTables) -> RaggedKVCacheInputs:
         """Returns the buffers of a step."""
         return RaggedKVCacheInputs(
-            blocks=self._blocks,
+            blocks=self.blocks,
             cache_lengths=self._to_device(tables.cache_lengths),
             lookup_table=self._to_device(tables.lookup_table),
             max_lengths=Buffer.from_numpy(tables.max_lengths),

@@ -15,6 +15,7 @@ from kvcache.manager.arguments import (
     pages_in,
 )
 from kvcache.manager.device import DevicePool
+from kvcache.manager.drop_in import DropIn, request_id_of
 from kvcache.manager.gauges import CacheGauges
 from kvcache.manager.inputs import (
     HasRowOffsets,
@@ -27,7 +28,7 @@ from kvcache.request import RequestContext
 from kvcache.spec import KVCacheParams
 
 
-class PagedKVCacheManager(CacheSizing, CacheGauges):
+class PagedKVCacheManager(DropIn, CacheSizing, CacheGauges):
     """Decides which request holds which page, and feeds graphs with it.
 
     A serving loop claims a request with `external_claim`, and then step by
@@ -148,9 +149,9 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
             )
         self._replica.claim(request_id)
 
-    def contains(self, request_id: Hashable) -> bool:
-        """Returns whether a request is claimed."""
-        return request_id in self._replica
+    def contains(self, request_id: Hashable | RequestContext) -> bool:
+        """Returns whether a request, or the request of an id, is claimed."""
+        return request_id_of(request_id) in self._replica
 
     def adopt_prefix(self, data: RequestContext) -> int:
         """Takes the cached prefix of a request, and no page beyond it.
@@ -249,23 +250,26 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
         pairs = zip(self._pools, kv_cache_inputs, strict=True)
         return [p.advance(inputs, first, self.session) for p, inputs in pairs]
 
-    def step(self, batch: Sequence[RequestContext]) -> None:
+    def step(self, batch: Sequence[RequestContext] | RequestContext) -> None:
         """Makes the full pages of a batch findable, once they were computed.
 
         Call it after the requests' tokens were updated. A page that another
         one equals is given back, and the request goes on with that one.
 
         Args:
-            batch: The requests of the step.
+            batch: The requests of the step, or one request as MAX says it.
 
         Raises:
             UnknownRequestError: If a request is not claimed.
             RequestStateError: If a request is there twice, or more of its
                 tokens are processed than were fetched.
         """
-        self._replica.commit(batch)
+        if isinstance(batch, Sequence):
+            self._replica.commit(batch)
+        else:
+            self._replica.commit_one(batch)
 
-    def release(self, request_id: Hashable) -> None:
+    def release(self, request_id: Hashable | RequestContext) -> None:
         """Forgets a request and gives its pages back.
 
         What it committed stays findable until its pages are handed out again,
@@ -273,12 +277,12 @@ class PagedKVCacheManager(CacheSizing, CacheGauges):
         its tokens.
 
         Args:
-            request_id: The request.
+            request_id: The request's id, or the request as MAX says it.
 
         Raises:
             UnknownRequestError: If the request is not claimed.
         """
-        self._replica.release(request_id)
+        self._replica.release(request_id_of(request_id))
 
     def get_req_blocks(self, request_id: Hashable) -> list[int]:
         """Returns the pages of a request in order.

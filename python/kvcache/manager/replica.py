@@ -18,13 +18,14 @@ from kvcache.manager.claim import (
     check_state,
     skip_hit,
 )
+from kvcache.manager.max_replica import MaxReplica
 from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext
 from kvcache.spec import pages_for
 
 
-class Replica:
+class Replica(MaxReplica):
     """The requests that share one pool of pages.
 
     Args:
