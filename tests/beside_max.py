@@ -82,7 +82,10 @@ class Pair:
     def check_hit(self) -> None:
         """Both have noted the same hit."""
         hits = [
-            (context.cached_prefix_length, context.cached_prefix_external_length)
+            (
+                context.cached_prefix_length,
+                context.cached_prefix_external_length,
+            )
             for context in self
         ]
         assert hits[0] == hits[1]
@@ -194,6 +197,8 @@ def assert_equal_inputs(
 def assert_same_sharing(mine: Any, theirs: Any) -> None:
     """Two tables are equal but for the pages' numbers."""
     assert mine.shape == theirs.shape
-    pairs = set(zip(mine.ravel().tolist(), theirs.ravel().tolist(), strict=True))
+    pairs = set(
+        zip(mine.ravel().tolist(), theirs.ravel().tolist(), strict=True)
+    )
     assert len({one for one, _ in pairs}) == len(pairs)
     assert len({other for _, other in pairs}) == len(pairs)
