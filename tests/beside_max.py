@@ -19,6 +19,9 @@ THEIRS = pytest.importorskip(
 CONTEXT = pytest.importorskip(
     "max.pipelines.context", reason=REASON, exc_type=ImportError
 )
+CONNECTOR = pytest.importorskip(
+    "max.pipelines.kv_cache.kv_connector", reason=REASON, exc_type=ImportError
+)
 REQUEST = pytest.importorskip(
     "max.pipelines.request", reason=REASON, exc_type=ImportError
 )
@@ -113,6 +116,7 @@ class Managers:
         *,
         num_pages: int,
         max_batch_size: int = 8,
+        is_checking: bool = True,
         **changes: Any,
     ) -> None:
         arguments: dict[str, Any] = {
@@ -120,7 +124,7 @@ class Managers:
             "session": None,
             "total_num_pages": num_pages,
             "max_batch_size": max_batch_size,
-            "enable_runtime_checks": True,
+            "enable_runtime_checks": is_checking,
         }
         self.page_size = arguments["params"].page_size
         self.has_same_pages = True
