@@ -75,6 +75,19 @@ def test_a_text_context_is_a_request() -> None:
     assert isinstance(pair([1, 2], "a").mine, RequestContext)
 
 
+def test_a_hit_is_noted_on_the_request() -> None:
+    managers = Managers(num_pages=8)
+    noted = []
+    for name in "ab":
+        request = pair(range(40), name)
+        managers.both("claim", request)
+        assert managers.alloc(request)
+        noted.append(request.mine.cached_prefix_length)
+        managers.inputs([request])
+        managers.advance(request, 7)
+    assert noted == [0, 32]
+
+
 def test_a_context_that_fills_a_batch_up_lies_on_the_null_page() -> None:
     managers = Managers(num_pages=8, is_checking=False)  # MAX counts it wrong.
     dummy = beside_max.Pair(
@@ -96,9 +109,7 @@ def test_a_context_that_fills_a_batch_up_lies_on_the_null_page() -> None:
     assert managers.both("contains", dummy) == [False, False]
 
 
-@pytest.mark.parametrize(
-    "call", ["alloc", "release", "num_req_blocks", "step"]
-)
+@pytest.mark.parametrize("call", ["alloc", "release", "num_req_blocks", "step"])
 def test_a_request_that_is_not_claimed_is_a_value_error_of_both(
     call: str,
 ) -> None:

@@ -1,4 +1,4 @@
-"""MAX's compiled graphs compute the same bits over our pages as over theirs."""
+"""MAX's compiled graph computes the same bits over our pages as over theirs."""
 
 from typing import Any
 
@@ -6,19 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import max_graphs
 from beside_max import Managers, Pair, assert_equal_inputs, pair
-from max_graphs import QKV_WIDTH, SHAPE, VOCAB_SIZE, run_attention, run_llama
+from max_graphs import SHAPE, VOCAB_SIZE, compiled, run
 
 DRAW = np.random.default_rng(11)
 PREFIX = DRAW.integers(0, VOCAB_SIZE, 256).tolist()
-ROWS = DRAW.normal(size=(VOCAB_SIZE, QKV_WIDTH)).astype(np.float32)
-"""What the queries, keys and values of each token are."""
 
 
 @pytest.fixture(scope="module")
-def graphs() -> dict[str, Any]:
-    return max_graphs.compile_all()
+def model() -> Any:
+    return compiled()
 
 
 @pytest.fixture
@@ -62,81 +59,61 @@ def assert_equal_pages(managers: Managers) -> None:
     assert not mine[-1].any()
 
 
-def test_attention_is_equal_to_the_bit(
-    graphs: dict[str, Any], managers: Managers
-) -> None:
-    first = [prompt(n, 0, f"first {n}") for n in (1, 127, 128)]
-    batch = [claimed(managers, p) for p in (*first, prompt(40, 256, "shared"))]
-    for step in range(4):
-        if step == 2:  # Its first two pages are there.
-            managers.both("release", batch.pop(0))
-            batch.append(claimed(managers, prompt(9, 256, "again")))
-        inputs = fetched(managers, batch)
-        if step == 2:
-            assert batch[-1].tokens.processed_length == 256
-        qkv = [ROWS[p.tokens.active] for p in batch]
-        mine, theirs = (
-            run_attention(graphs["attention"], qkv, one) for one in inputs
-        )
-        assert_equal_bits(mine, theirs)
-        assert_equal_pages(managers)
-        for place, request in enumerate(batch):
-            managers.advance(request, (7 * place + step) % VOCAB_SIZE)
-
-
-def test_a_llama_of_max_is_equal_to_the_bit(
-    graphs: dict[str, Any], managers: Managers
+def test_llama_and_attention_are_equal_to_the_bit(
+    model: Any, managers: Managers
 ) -> None:
     waiting = [
         prompt(num_own, num_shared, f"{num_own} of {num_shared}")
-        for num_own, num_shared in [(30, 256), (3, 0), (200, 128), (1, 256)]
+        for num_own, num_shared in [(30, 256), (3, 0), (200, 128), (127, 0)]
     ]
     batch: list[Pair] = []
     hits = []
-    for _ in range(8):
+    for step in range(9):
         if waiting:
             batch.append(claimed(managers, waiting.pop(0)))
+        if step == 5:
+            managers.both("release", batch.pop(0))
+            batch.append(claimed(managers, prompt(1, 256, "again")))
         inputs = fetched(managers, batch)
         hits.append(batch[-1].theirs.cached_prefix_length)
         tokens = [p.tokens.active for p in batch]
-        mine, theirs = (
-            run_llama(graphs["llama"], tokens, one) for one in inputs
-        )
-        assert mine.shape == (len(batch), VOCAB_SIZE)
-        assert_equal_bits(mine, theirs)
+        mine, theirs = (run(model, tokens, one) for one in inputs)
+        for one, other in zip(mine, theirs, strict=True):
+            assert_equal_bits(one, other)
         assert_equal_pages(managers)
-        for request, logits in zip(batch, mine, strict=True):
+        for request, logits in zip(batch, mine[1], strict=True):
             managers.advance(request, int(logits.argmax()))
-    assert hits[:4] == [0, 0, 128, 256]
+    assert hits == [0, 0, 128, 0, 0, 256, 256, 256, 256]
     assert len({tuple(p.tokens.generated) for p in batch}) > 1
 
 
 def test_a_hit_leaves_the_logits_as_they_are(
-    graphs: dict[str, Any], managers: Managers
+    model: Any, managers: Managers
 ) -> None:
-    twins = [prompt(0, 256, "first"), prompt(0, 256, "second")]
-    logits = []
-    for request in twins:
-        claimed(managers, request)
+    outputs = []
+    for name in ("first", "second"):
+        request = claimed(managers, prompt(0, 256, name))
         mine, _ = fetched(managers, [request])
-        tokens = [request.tokens.active]
-        logits.append(run_llama(graphs["llama"], tokens, mine))
+        outputs.append(run(model, [request.tokens.active], mine))
         managers.advance(request, 5)
-    assert twins[1].mine.cached_prefix_length == 128
-    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    assert request.mine.cached_prefix_length == 128
+    (heads, logits), (last_heads, last_logits) = outputs
+    np.testing.assert_allclose(last_logits, logits, atol=1e-5)
+    np.testing.assert_allclose(last_heads, heads[128:], atol=1e-5)
 
 
 def test_a_fetch_of_the_seed_feeds_a_graph_of_max(
-    graphs: dict[str, Any], managers: Managers
+    model: Any, managers: Managers
 ) -> None:
     request = claimed(managers, prompt(150, 0, "seed"))
-    (theirs,) = fetched(managers, [request])[1:]
+    _, theirs = fetched(managers, [request])
     (ragged,) = managers.mine.fetch([request.mine])
     mine = ragged.per_device()
     assert mine.kv_blocks is ragged.blocks
     assert_equal_inputs(mine, theirs)
     tokens = [request.tokens.active]
-    assert_equal_bits(
-        run_llama(graphs["llama"], tokens, mine),
-        run_llama(graphs["llama"], tokens, theirs),
+    pairs = zip(
+        run(model, tokens, mine), run(model, tokens, theirs), strict=True
     )
+    for one, other in pairs:
+        assert_equal_bits(one, other)

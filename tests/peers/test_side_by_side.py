@@ -124,12 +124,6 @@ class Serving(RuleBasedStateMachine):
             )
 
 
-class BesideJenga(Serving):
-    """MAX's default manager, which numbers pages in its own way."""
-
-    kind = "JengaKVCacheManager"
-
-
 class Uncached(Serving):
     """A small pool, so that pages run short and come back."""
 
@@ -146,8 +140,6 @@ class Unshared(Serving):
 
 FEW = settings(max_examples=30, stateful_step_count=30)
 TestServing = Serving.TestCase
-TestBesideJenga = BesideJenga.TestCase
 TestUncached = Uncached.TestCase
 TestUnshared = Unshared.TestCase
-TestBesideJenga.settings = FEW
 TestServing.settings = TestUncached.settings = TestUnshared.settings = FEW

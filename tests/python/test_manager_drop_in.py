@@ -30,6 +30,7 @@ from kvcache.errors import (
     UnknownReplicaError,
     UnknownRequestError,
 )
+from kvcache.manager.max_params import params_from_max
 from managers import make, pages
 from paths import ROOT
 
@@ -399,6 +400,18 @@ def test_max_s_params_follow_from_ours() -> None:
         enable_prefix_caching=True,
         **{**SHAPE, "dtype": DType.float32},
     )
+
+
+def test_shards_hold_a_share_of_the_heads() -> None:
+    two = {**SHAPE, "devices": [DeviceRef.CPU()] * 2}
+    for given in (
+        MHAKVCacheParams(n_kv_heads=4, **two),
+        MLAKVCacheParams(num_q_heads=4, **two),
+    ):
+        ours = params_from_max(given)
+        assert ours.n_devices == 2
+        assert ours.n_kv_heads_per_device == given.n_kv_heads_per_device
+        assert ours.kv_dim == given.kv_dim
 
 
 def test_latent_pages_want_max_s_params() -> None:
