@@ -38,7 +38,8 @@ class AllocatedStep:
     def cover(self) -> None:
         """Notes that the step is computed."""
         for claim, end in zip(self.claims, self.ends.tolist(), strict=True):
-            claim.num_covered = max(claim.num_covered, end)
+            if end > claim.num_covered:  # noqa: PLR1730  (a third of the time)
+                claim.num_covered = end
 
 
 class MaxReplica(ABC):
@@ -93,10 +94,14 @@ class MaxReplica(ABC):
         """
         claim = self._claim(context.request_id)
         tokens = context.tokens
-        end = tokens.current_position
-        is_decoding = tokens.active_length == 1
-        if not (is_decoding and end <= min(claim.capacity, self._max_seq_len)):
-            self._alloc(context, claim)
+        if (
+            tokens.active_length == 1
+        ):  # The common case: nothing can hit, and pages last.
+            end = tokens.processed_length + 1
+            if end <= claim.capacity and end <= self._max_seq_len:
+                self.num_computed += 1
+                return
+        self._alloc(context, claim)
         self.num_computed += tokens.active_length
 
     def allocated(
@@ -195,7 +200,8 @@ class MaxReplica(ABC):
         for context in contexts:
             claim = self._claim(context.request_id)
             tokens = context.tokens
-            start, end = tokens.processed_length, tokens.current_position
+            start = tokens.processed_length
+            end = start + tokens.active_length
             if end > claim.capacity:
                 raise RequestStateError(
                     f"wanted `alloc` first: request {context.request_id!r} has "
