@@ -129,15 +129,14 @@ def test_skip_of_a_whole_data_file_fails_in_ci(
     result.stdout.fnmatch_lines(["*../shared/data is here, yet*no_such*"])
 
 
-@pytest.mark.parametrize("fixture", ["shared_data", "request"])
 def test_skip_among_the_peers_fails_in_ci(
-    project: Project, monkeypatch: pytest.MonkeyPatch, fixture: str
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = SKIPS.replace("shared_data", fixture)
+    source = SKIPS.replace("shared_data", "")
     project.write("tests/peers/test_skips.py", source)
     project.write(
         "tests/peers/test_never_seen.py",
-        SKIPS_WHOLE.replace("shared_data", fixture),
+        SKIPS_WHOLE.replace("shared_data", ""),
     )
     marked = source.replace("def ", "@pytest.mark.peers\ndef ")
     project.write("tests/test_marked.py", marked)
