@@ -1,13 +1,14 @@
 # Every command of the project. `pixi run NAME` runs the same ones.
 #
 #   make install        .venv with what the lock file names; the others call it
+#   make install-peers  MAX's own manager and models beside it, for tests/peers
 #   make demo           eight conversations with a real model
 #   make test           the tests that need neither a GPU nor minutes each
 #   make check          format, lint, types, docs, imports, agreement of the files
 #   make bench          every benchmark, beside its peers
 #   make test-gpu       the tests for a machine with a GPU
 #   make compile-gpu    the kernels for a GPU, on a machine without one
-#   make lock           requirements.lock, after a change of the dependencies
+#   make lock           both lock files, after a change of the dependencies
 #
 # PYTHON=python3.13 picks the interpreter, VENV=folder the environment's place,
 # TESTS="tests/python -k pool" what `make test` runs.
@@ -21,9 +22,11 @@ TESTS ?= tests
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 CHECKS := format mojo-format lint types mojo-docs structure
 
-.PHONY: install demo test check bench test-gpu compile-gpu lock $(CHECKS:%=check-%)
+.PHONY: install install-peers demo test check bench test-gpu compile-gpu lock $(CHECKS:%=check-%)
 
 install: $(READY)
+
+install-peers: $(READY) $(READY:%.installed=%.peers)
 
 demo: $(READY)
 	$(BIN)/kvcache demo
@@ -65,7 +68,7 @@ check-mojo-docs:
 check-structure:
 	@$(BIN)/python -m pytest --quiet tests/structure
 
-bench: $(READY) $(READY:%.installed=%.peers)
+bench: $(READY) $(READY:%.installed=%.bench)
 	@for file in $(BENCHMARKS:benchmarks/%.py=%); do \
 	  echo "== $$file"; $(BIN)/python -m benchmarks.$$file || exit 1; \
 	done
@@ -75,6 +78,10 @@ lock: $(READY)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
 	  --generate-hashes --no-annotate --no-header --output-file \
 	  requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	  --extra peers --constraint requirements.lock --generate-hashes \
+	  --no-annotate --no-header --output-file requirements-peers.lock \
+	  pyproject.toml
 
 # CPython 3.11 to 3.13 that can make an environment; the first one found.
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -96,9 +103,16 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	  --no-build-isolation --no-deps --editable .
 	@touch $@
 
-# The benchmarks' peers. Where pip finds a CPU wheel of torch (PIP_FIND_LINKS),
+# What `max.pipelines` imports, on top of what the other lock file names.
+$(VENV)/.peers: $(VENV)/.installed requirements-peers.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes \
+	  --requirement requirements-peers.lock
+	@touch $@
+
+# What the benchmarks compare with. Where pip finds a CPU wheel of torch (PIP_FIND_LINKS),
 # it takes that; elsewhere it downloads the CUDA one.
-$(VENV)/.peers: $(VENV)/.installed
+$(VENV)/.bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --editable '.[bench]'
 	@touch $@

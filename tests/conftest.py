@@ -1,7 +1,8 @@
 """What every test of the project shares.
 
 Mojo test files are pytest items, `tests/gpu` is a world of its own, and a test
-that reads `../shared/data` may skip on a laptop but not in CI.
+that reads `../shared/data` or wants MAX's manager may skip on a laptop but not
+in CI.
 """
 
 import os
@@ -16,7 +17,11 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU_TESTS = ROOT / "tests" / "gpu"
+PEER_TESTS = ROOT / "tests" / "peers"
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+SHARED_DATA_IS_HERE = "../shared/data is here"
+PEERS_ARE_HERE = "CI installs the peers"
 
 settings.register_profile(
     "dev",
@@ -102,6 +107,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(GPU_TESTS):
             item.add_marker(pytest.mark.gpu)
+        elif item.path.is_relative_to(PEER_TESTS):
+            item.add_marker(pytest.mark.peers)
         elif item.get_closest_marker("gpu"):
             message = f"wanted gpu tests in tests/gpu, got {item.nodeid}"
             raise pytest.UsageError(message)
@@ -119,11 +126,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Iterator[None]:
-    """Turns the skip of a `shared_data` test into a failure in CI."""
+    """Turns a skip into a failure in CI where nothing may be missing."""
     del call
     report = yield
     if item.get_closest_marker("shared_data"):
-        fail_if_skipped(report)
+        fail_if_skipped(report, SHARED_DATA_IS_HERE)
+    if item.get_closest_marker("peers"):
+        fail_if_skipped(report, PEERS_ARE_HERE)
     return report
 
 
@@ -133,18 +142,23 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     report = yield
     path = collector.path
     if path.suffix == ".py" and "shared_data" in path.read_text("utf-8"):
-        fail_if_skipped(report)
+        fail_if_skipped(report, SHARED_DATA_IS_HERE)
+    if path.is_relative_to(PEER_TESTS):
+        fail_if_skipped(report, PEERS_ARE_HERE)
     return report
 
 
-def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Makes a skip a failure where CI has the data."""
-    expected = hasattr(report, "wasxfail")
-    strict = bool(os.environ.get("CI")) and SHARED_DATA.is_dir()
-    if report.skipped and strict and not expected:
+def fail_if_skipped(
+    report: pytest.TestReport | pytest.CollectReport, because: str
+) -> None:
+    """Makes a skip a failure in CI, but for an expected failure."""
+    expected = hasattr(report, "wasxfail") or (
+        because is SHARED_DATA_IS_HERE and not SHARED_DATA.is_dir()
+    )
+    if report.skipped and os.environ.get("CI") and not expected:
         reason = report.longrepr[-1] if report.longrepr else "no reason"
         report.outcome = "failed"
-        report.longrepr = f"../shared/data is here, yet: {reason}"
+        report.longrepr = f"{because}, yet: {reason}"
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ class ClaimError(KVCacheError, ValueError):
     """A request that cannot be claimed: it is already, or none is left."""
 
 
-class UnknownRequestError(KVCacheError, KeyError):
+class UnknownRequestError(KVCacheError, KeyError, ValueError):
     """A request that was never claimed, or that was already released."""
 
     def __str__(self) -> str:

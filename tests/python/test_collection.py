@@ -129,6 +129,24 @@ def test_skip_of_a_whole_data_file_fails_in_ci(
     result.stdout.fnmatch_lines(["*../shared/data is here, yet*no_such*"])
 
 
+def test_skip_among_the_peers_fails_in_ci(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SKIPS.replace("shared_data", "")
+    project.write("tests/peers/test_skips.py", source)
+    project.write(
+        "tests/peers/test_never_seen.py",
+        SKIPS_WHOLE.replace("shared_data", ""),
+    )
+    marked = source.replace("def ", "@pytest.mark.peers\ndef ")
+    project.write("tests/test_marked.py", marked)
+    project.run().assert_outcomes(skipped=3)
+    monkeypatch.setenv("CI", "true")
+    result = project.run("--continue-on-collection-errors")
+    result.assert_outcomes(failed=2, errors=1)
+    result.stdout.fnmatch_lines(["*CI installs the peers, yet*no time*"])
+
+
 def test_gpu_run_reads_no_file_outside_its_folder(project: Project) -> None:
     project.write("tests/gpu/test_kernel.py", "def test_runs(): pass")
     project.write("tests/python/test_host.py", "import no_such_package")

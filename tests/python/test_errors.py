@@ -19,6 +19,7 @@ from kvcache import errors
         (errors.RetentionError, ValueError),
         (errors.PageStateError, ValueError),
         (errors.UnknownRequestError, KeyError),
+        (errors.UnknownRequestError, ValueError),
         (errors.UnknownReplicaError, IndexError),
         (errors.MissingPackageError, ImportError),
         (errors.ResetNotDeliveredError, TimeoutError),

@@ -30,13 +30,18 @@ class Context:
             self.tokens.advance_with_token(new_token)
 
 
-@pytest.fixture(params=["TextContext", "TokenBuffer"])
+@pytest.fixture(
+    params=[
+        pytest.param("TextContext", marks=pytest.mark.peers),
+        "TokenBuffer",
+    ]
+)
 def make_context(request: pytest.FixtureRequest) -> Any:
     kind: Any = Context
     if request.param == "TextContext":
         kind = pytest.importorskip(
             "max.pipelines.context",
-            reason="max.pipelines wants packages that are not installed here",
+            reason="wanted the extra `peers`",
             exc_type=ImportError,
         ).TextContext
 

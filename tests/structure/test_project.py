@@ -4,13 +4,27 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 from paths import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PIXI = tomllib.loads((ROOT / "pixi.toml").read_text("utf-8"))
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 LOCK = (ROOT / "requirements.lock").read_text("utf-8")
-COMMANDS = {"install", "demo", "test", "check", "bench", "test-gpu"}
+PEERS_LOCK = (ROOT / "requirements-peers.lock").read_text("utf-8")
+COMMANDS = {
+    "install",
+    "install-peers",
+    "demo",
+    "test",
+    "check",
+    "bench",
+    "test-gpu",
+}
+each_lock = pytest.mark.parametrize(
+    "lock", [LOCK, PEERS_LOCK], ids=["lock", "peers"]
+)
 
 
 def normal(name: str) -> str:
@@ -23,11 +37,11 @@ def exact_pins(requirements: list[str]) -> dict[str, str]:
     return {normal(pin[1]): pin[2] for pin in pins if pin}
 
 
-def locked() -> dict[str, set[str]]:
+def locked(lock: str) -> dict[str, set[str]]:
     """Each locked package with its versions, one for each Python."""
     versions: dict[str, set[str]] = {}
     for name, version in re.findall(
-        r"^([\w.-]+)==([\w.]+)", LOCK, re.MULTILINE
+        r"^([\w.-]+)==([\w.]+)", lock, re.MULTILINE
     ):
         versions.setdefault(normal(name), set()).add(version)
     return versions
@@ -70,9 +84,11 @@ def test_pixi_pins_what_pyproject_pins() -> None:
     wanted = exact_pins(project["dependencies"])
     assert wanted == {"max": "26.7.0", "mojo": "1.2.0"}
     assert set(wanted) <= set(PIXI["pypi-dependencies"])
-    bench = exact_pins([*extra("torch"), *extra("bench")])
-    assert set(bench) <= set(PIXI["feature"]["bench"]["pypi-dependencies"])
-    for table, pins in [(PIXI, wanted), (PIXI["feature"]["bench"], bench)]:
+    tables = [(PIXI, wanted)]
+    for feature, name in [("bench", "torch"), ("peers", "peers")]:
+        tables.append((PIXI["feature"][feature], exact_pins(extra(name))))
+    for table, pins in tables:
+        assert set(pins) <= set(table["pypi-dependencies"])
         for name, version in table["pypi-dependencies"].items():
             if name != "kvcache":
                 assert version == f"=={pins[name]}", name
@@ -87,8 +103,9 @@ def test_pixi_installs_this_project_for_developers() -> None:
     }
 
 
-def test_lock_holds_each_requirement_of_a_developer() -> None:
-    versions = locked()
+@each_lock
+def test_lock_holds_each_requirement_of_a_developer(lock: str) -> None:
+    versions = locked(lock)
     lines = [*PYPROJECT["project"]["dependencies"]]
     lines += [*extra("demo"), *extra("zmq")]
     lines += [line for line in extra("dev") if not line.startswith("kvcache")]
@@ -100,15 +117,26 @@ def test_lock_holds_each_requirement_of_a_developer() -> None:
         assert versions[name] == {version}
 
 
-def test_lock_names_no_registry_and_no_torch() -> None:
-    assert "torch" not in locked()
-    assert "://" not in LOCK
-    assert not re.search(r"^\s*--(?!hash=)", LOCK, re.MULTILINE)
+def test_peers_lock_adds_the_peers_and_moves_nothing() -> None:
+    mine, theirs = locked(LOCK), locked(PEERS_LOCK)
+    assert {name: theirs[name] for name in mine} == mine
+    pins = exact_pins(extra("peers"))
+    assert {name: theirs[name] for name in pins} == {
+        name: {version} for name, version in pins.items()
+    }
 
 
-def test_every_locked_package_has_a_hash() -> None:
-    entries = re.split(r"^(?=\w)", LOCK, flags=re.MULTILINE)[1:]
-    assert len(entries) >= len(locked())
+@each_lock
+def test_lock_names_no_registry_and_no_torch(lock: str) -> None:
+    assert "torch" not in locked(lock)
+    assert "://" not in lock
+    assert not re.search(r"^\s*--(?!hash=)", lock, re.MULTILINE)
+
+
+@each_lock
+def test_every_locked_package_has_a_hash(lock: str) -> None:
+    entries = re.split(r"^(?=\w)", lock, flags=re.MULTILINE)[1:]
+    assert len(entries) >= len(locked(lock))
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
 
 

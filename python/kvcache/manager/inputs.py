@@ -1,10 +1,13 @@
 """What a graph is fed with: buffers, and the types that they have."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from max.driver import Buffer
 from max.graph import BufferType, TensorType
+
+if TYPE_CHECKING:
+    from max.nn.kv_cache import KVCacheInputsPerDevice
 
 
 class RaggedKVCacheInputs(NamedTuple):
@@ -32,6 +35,18 @@ class RaggedKVCacheInputs(NamedTuple):
 
     uint32 `[num_steps, 2]`.
     """
+
+    def per_device(self) -> "KVCacheInputsPerDevice[Buffer, Buffer]":
+        """Returns the first step as graphs that MAX ships take it.
+
+        It has the same buffers, and the dispatch metadata of MAX's kernels.
+
+        Raises:
+            NotOfferedError: If the pages hold latent vectors.
+        """
+        from kvcache.manager.max_inputs import per_device
+
+        return per_device(self)
 
 
 class RaggedKVCacheSymbols(NamedTuple):

@@ -14,6 +14,7 @@ from kvcache.manager.arguments import (
     pages_in,
 )
 from kvcache.manager.building import build_pools, build_replicas
+from kvcache.manager.drop_in import DropIn
 from kvcache.manager.feeding import GraphFeeding
 from kvcache.manager.gauges import CacheGauges
 from kvcache.manager.increment import CacheLengthIncrement
@@ -21,13 +22,13 @@ from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.routing import ReplicaRouting
 from kvcache.manager.running import RunningBatch
 from kvcache.manager.sizing import CacheSizing
-from kvcache.request import RequestContext
+from kvcache.request import RequestContext, request_id_of
 from kvcache.resets import ResetInbox
 from kvcache.spec import KVCacheParams
 
 
 class PagedKVCacheManager(
-    CacheSizing, CacheGauges, ReplicaRouting, GraphFeeding
+    DropIn, CacheSizing, CacheGauges, ReplicaRouting, GraphFeeding
 ):
     """Decides which request holds which page, and feeds graphs with it.
 
@@ -258,23 +259,26 @@ class PagedKVCacheManager(
         pairs = zip(self._pools, tables, strict=True)
         return [inputs for pools, own in pairs for inputs in pools.inputs(own)]
 
-    def step(self, batch: Sequence[RequestContext]) -> None:
+    def step(self, batch: Sequence[RequestContext] | RequestContext) -> None:
         """Makes the full pages of a batch findable, once they were computed.
 
         Call it after the requests' tokens were updated. A page that another
         one equals is given back, and the request goes on with that one.
 
         Args:
-            batch: The requests of the step.
+            batch: The requests of the step, or one request as MAX says it.
 
         Raises:
             UnknownRequestError: If a request is not claimed.
             RequestStateError: If a request is there twice, or more of its
                 tokens are processed than were fetched.
         """
-        self._replicas.commit(batch)
+        if isinstance(batch, Sequence):
+            self._replicas.commit(batch)
+        else:
+            self._replicas.of(batch.request_id).commit_one(batch)
 
-    def release(self, request_id: Hashable) -> None:
+    def release(self, request_id: Hashable | RequestContext) -> None:
         """Forgets a request and gives its pages back.
 
         What it committed stays findable until its pages are handed out again,
@@ -282,12 +286,12 @@ class PagedKVCacheManager(
         its tokens.
 
         Args:
-            request_id: The request.
+            request_id: The request's id, or the request as MAX says it.
 
         Raises:
             UnknownRequestError: If the request is not claimed.
         """
-        self._replicas.release(request_id)
+        self._replicas.release(request_id_of(request_id))
 
     def get_req_blocks(self, request_id: Hashable) -> list[int]:
         """Returns the pages of a request in order, as its replica has them.

@@ -14,6 +14,7 @@ from kvcache.manager.claim import (
 )
 from kvcache.manager.claims import Claims
 from kvcache.manager.lending import FindOffer, Offer
+from kvcache.manager.max_replica import MaxReplica
 from kvcache.manager.prepared import Met, Prepared
 from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.metrics import KVCacheMetrics
@@ -21,7 +22,7 @@ from kvcache.request import RequestContext, windows_of
 from kvcache.spec import pages_for
 
 
-class Replica:
+class Replica(MaxReplica):
     """The requests that share one pool of pages.
 
     Args:

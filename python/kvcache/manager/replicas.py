@@ -72,20 +72,20 @@ class Replicas:
 
     def release(self, request_id: Hashable) -> None:
         """Forgets a request and gives its pages back."""
-        self._of(request_id).release(request_id)
+        self.of(request_id).release(request_id)
         del self._homes[request_id]
 
     def pages(self, request_id: Hashable) -> list[int]:
         """Returns a request's pages, as its own replica numbers them."""
-        return self._of(request_id).pages(request_id)
+        return self.of(request_id).pages(request_id)
 
     def adopt(self, context: RequestContext) -> int:
         """Takes a request's cached prefix; returns its new tokens."""
-        return self._of(context.request_id).adopt(context)
+        return self.of(context.request_id).adopt(context)
 
     def reserve(self, context: RequestContext, num_steps: int) -> bool:
         """Takes a request's pages for some steps, or says no and takes none."""
-        return self._of(context.request_id).reserve(context, num_steps)
+        return self.of(context.request_id).reserve(context, num_steps)
 
     def reserve_batch(
         self, contexts: Sequence[RequestContext], num_steps: int
@@ -134,7 +134,12 @@ class Replicas:
         for member in self.members:
             member.forget_cached()
 
-    def _of(self, request_id: Hashable) -> Replica:
+    def of(self, request_id: Hashable) -> Replica:
+        """Returns the replica that a request is claimed on.
+
+        Raises:
+            UnknownRequestError: If it is not claimed.
+        """
         return self.members[self.index_of(request_id)]
 
     def _groups(

@@ -17,7 +17,7 @@ from kvcache.manager.arguments import check_replica
 from kvcache.manager.replica import Replica
 from kvcache.manager.replicas import Replicas
 from kvcache.manager.tables import counts
-from kvcache.request import RequestContext
+from kvcache.request import RequestContext, request_id_of
 
 BALANCE = 4
 """Requests beyond the least busy replica's that outweigh a whole prompt."""
@@ -104,9 +104,9 @@ class ReplicaRouting:
         check_replica(replica, self.num_replicas)
         self._replicas.claim(request_id, replica)
 
-    def contains(self, request_id: Hashable) -> bool:
-        """Returns whether a request is claimed."""
-        return request_id in self._replicas
+    def contains(self, request_id: Hashable | RequestContext) -> bool:
+        """Returns whether a request, or the request of an id, is claimed."""
+        return request_id_of(request_id) in self._replicas
 
     def get_replica(self, context: RequestContext) -> int:
         """Returns the replica that a request was claimed on.

@@ -1,6 +1,6 @@
 """The tokens of one request, and how far they have been computed."""
 
-from kvcache.request.context import Request, RequestContext
+from kvcache.request.context import Request, RequestContext, request_id_of
 from kvcache.request.tokens import (
     TokenIds,
     Tokens,
@@ -20,5 +20,6 @@ __all__ = [
     "chunked_of",
     "lengths_of",
     "places_of",
+    "request_id_of",
     "windows_of",
 ]

@@ -92,3 +92,10 @@ class Request:
             self.tokens.advance_chunk()
         else:
             self.tokens.advance_with_token(new_token)
+
+
+def request_id_of(request: Hashable | RequestContext) -> Hashable:
+    """Returns a request's id, given the id or the request."""
+    if isinstance(request, Hashable):
+        return getattr(request, "request_id", request)
+    return request.request_id
