@@ -38,6 +38,10 @@ class Claim:
     """Tokens that count as the prompt."""
     num_counted: int = 0
     """Prompt tokens that are in the metrics."""
+    is_null: bool = False
+    """Whether it computes for nobody, on the null page alone."""
+    seen_as: int = 0
+    """Identity of the object that its context was last seen as."""
 
     def count_hit(self, context: RequestContext, hit: int) -> KVCacheMetrics:
         """Notes tokens found behind the processed ones; returns the change."""

@@ -28,6 +28,7 @@ class Claims:
         self._most = most
         self._claims: dict[Hashable, Claim] = {}
         self._met: Met | None = None
+        self._seen: dict[int, tuple[RequestContext, Claim]] = {}
 
     def __contains__(self, request_id: Hashable) -> bool:
         """Returns whether a request is claimed."""
@@ -48,6 +49,24 @@ class Claims:
             raise UnknownRequestError(
                 f"wanted a claimed request, got {request_id!r}, which is not"
             )
+        return claim
+
+    def of(self, context: RequestContext) -> Claim:
+        """Returns what is held for a request.
+
+        A context that was asked for before is known as the object that it is:
+        an id may take long to hash.
+
+        Raises:
+            UnknownRequestError: If it is not claimed.
+        """
+        seen = self._seen.get(id(context))
+        if seen is not None and seen[0] is context:
+            return seen[1]
+        claim = self[context.request_id]
+        self._seen.pop(claim.seen_as, None)
+        claim.seen_as = id(context)
+        self._seen[claim.seen_as] = (context, claim)
         return claim
 
     def add(self, request_id: Hashable, claim: Claim) -> None:
@@ -75,6 +94,7 @@ class Claims:
             self._core.release(claim.seq)
         del self._claims[request_id]
         self._met = None
+        self._seen.pop(claim.seen_as, None)
 
     def meet(self, contexts: Sequence[RequestContext]) -> Met:
         """Returns what is held for requests, each of which comes once.
@@ -97,7 +117,7 @@ class Claims:
 
     def meet_one(self, context: RequestContext) -> Claim:
         """Returns what is held for one request."""
-        claim = self[context.request_id]
+        claim = self.of(context)
         if claim.seq < 0:
             first_sight(claim, context, self._core)
         check_identity(claim, context)

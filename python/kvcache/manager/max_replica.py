@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from kvcache.core.interface import CacheCore, Counts
+from kvcache.core.interface import Batch, CacheCore, Counts
 from kvcache.errors import RequestStateError
 from kvcache.manager.claim import Claim, check_state
 from kvcache.manager.claims import Claims
@@ -17,12 +17,15 @@ from kvcache.manager.max_errors import (
     RequestTooLargeForBlocksError,
 )
 from kvcache.manager.tables import StepTables, counts, padded_columns
-from kvcache.request import RequestContext, TokenSequence
+from kvcache.request import (
+    RequestContext,
+    TokenIds,
+    TokenSequence,
+    windows_of,
+)
 from kvcache.spec import pages_for
 
-
-class NullClaim(Claim):
-    """A request that computes for nobody, on the null page alone."""
+_NO_TOKENS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,10 @@ class MaxReplica(ABC):
         """Makes full pages findable."""
 
     @abstractmethod
+    def verify(self) -> None:
+        """Verifies every invariant if that was asked for."""
+
+    @abstractmethod
     def pages(self, request_id: Hashable) -> list[int]:
         """Returns a request's pages in order."""
 
@@ -77,7 +84,8 @@ class MaxReplica(ABC):
         """Lets a request that holds nothing have the null page alone."""
         size = self.core.page_size
         self.claims.remove(request_id)
-        self.claims.add(request_id, NullClaim(capacity=size, num_covered=size))
+        claim = Claim(capacity=size, num_covered=size, is_null=True)
+        self.claims.add(request_id, claim)
 
     def alloc(self, context: RequestContext) -> None:
         """Takes the cached prefix of a request, and the pages behind it.
@@ -86,13 +94,14 @@ class MaxReplica(ABC):
             InsufficientPagesError: If the pages are not there. Nothing has
                 changed then.
         """
-        claim = self.claims[context.request_id]
+        claim = self.claims.of(context)
         tokens = context.tokens
-        if (
-            tokens.active_length == 1
-        ):  # The common case: nothing can hit, and pages last.
+        active = tokens.active_length
+        if active == 1:  # The common case: nothing can hit.
             end = tokens.processed_length + 1
-            if end <= claim.capacity and end <= self._max_seq_len:
+            if end <= self._max_seq_len and (
+                end <= claim.capacity or self._take_next(claim, end)
+            ):
                 self.num_computed += 1
                 return
         self._alloc(context, claim)
@@ -137,24 +146,53 @@ class MaxReplica(ABC):
 
     def commit_one(self, context: RequestContext) -> None:
         """Makes the full pages of one request findable."""
-        claim = self.claims[context.request_id]
+        claim = self.claims.of(context)
         processed = context.tokens.processed_length
         if processed > claim.num_covered:
             check_state(claim, context, processed)
         is_due = processed >= claim.num_committed + self.core.page_size
-        if is_due and not isinstance(claim, NullClaim):
+        if is_due and not claim.is_null:
+            self._commit_full(context, claim)
+
+    def _take_next(self, claim: Claim, end: int) -> bool:
+        """Takes the page that a decoding request is about to begin.
+
+        Returns:
+            Whether that was all there is to do; if not, `_alloc` finds out.
+        """
+        size, core = self.core.page_size, self.core
+        if claim.seq < 0 or end != claim.capacity + 1 or not core.num_free:
+            return False
+        core.reserve(_one(claim, end - 1, _NO_TOKENS), num_steps=1)
+        claim.capacity += size
+        self.verify()
+        return True
+
+    def _commit_full(self, context: RequestContext, claim: Claim) -> None:
+        """Makes the full pages of a request findable."""
+        check_state(claim, context, context.tokens.processed_length)
+        if claim.seq < 0:
             self.commit([context])
+            return
+        if self.core.enable_prefix_caching:
+            processed, size = (
+                context.tokens.processed_length,
+                self.core.page_size,
+            )
+            self.core.commit(_one(claim, processed, context.tokens.all))
+            claim.num_committed = processed // size * size
+            self.verify()
 
     def held(self, request_id: Hashable) -> list[int]:
         """Returns a request's pages in order, the null page included."""
-        if isinstance(self.claims[request_id], NullClaim):
+        if self.claims[request_id].is_null:
             return [self.core.num_pages]
         return self.pages(request_id)
 
     def _alloc(self, context: RequestContext, claim: Claim) -> None:
         """Takes pages where they may lack, or where some may be cached."""
         tokens, size = context.tokens, self.core.page_size
-        if isinstance(claim, NullClaim):
+        if claim.is_null:
             if tokens.current_position > claim.capacity:
                 raise RequestStateError(
                     f"wanted at most {size} tokens on the null page, got "
@@ -190,12 +228,10 @@ class MaxReplica(ABC):
         self, contexts: Sequence[RequestContext]
     ) -> tuple[list[Claim], Counts, Counts]:
         """Returns claims and windows of requests that have their pages."""
-        claims, starts, ends = [], [], []
-        for context in contexts:
-            claim = self.claims[context.request_id]
-            tokens = context.tokens
-            start = tokens.processed_length
-            end = start + tokens.active_length
+        claims = [self.claims.of(context) for context in contexts]
+        starts, ends = windows_of([context.tokens for context in contexts])
+        rows = zip(contexts, claims, starts, ends, strict=True)
+        for context, claim, start, end in rows:
             if end > claim.capacity:
                 raise RequestStateError(
                     f"wanted `alloc` first: request {context.request_id!r} has "
@@ -203,9 +239,6 @@ class MaxReplica(ABC):
                 )
             if start > claim.num_covered:
                 check_state(claim, context, start)
-            claims.append(claim)
-            starts.append(start)
-            ends.append(end)
         if len(set(map(id, claims))) < len(claims):
             raise RequestStateError("wanted each request once in a batch")
         return claims, counts(starts), counts(ends)
@@ -229,6 +262,13 @@ class MaxReplica(ABC):
         part = table[rows]
         self.core.fill(seqs[rows], num_pages[rows], part)
         table[rows] = part
+
+
+def _one(claim: Claim, processed: int, tokens: TokenIds) -> Batch:
+    """Returns what the core is told of one request that decodes."""
+    return Batch(
+        counts([claim.seq]), counts([processed]), counts([1]), [tokens]
+    )
 
 
 @contextmanager

@@ -137,9 +137,13 @@ class Replicas:
     def of(self, request_id: Hashable) -> Replica:
         """Returns the replica that a request is claimed on.
 
+        With one replica only that one itself knows whether it is.
+
         Raises:
             UnknownRequestError: If it is not claimed.
         """
+        if len(self.members) == 1:
+            return self.members[0]
         return self.members[self.index_of(request_id)]
 
     def _groups(
