@@ -1,5 +1,6 @@
 """The calls of MAX 26.7's manager, beside those of the seed's."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Self
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from kvcache.manager.max_inputs import MaxInputs
     from kvcache.manager.replica import Replica
     from kvcache.manager.replicas import Replicas
+    from kvcache.resets import ResetInbox
     from kvcache.spec import KVCacheParams
 
 
@@ -50,6 +52,7 @@ class DropIn(MaxGauges):
     num_layers: int
     _replicas: "Replicas"
     _pools: "list[ReplicaPools]"
+    _inbox: "ResetInbox | None"
     _max_params: "MaxKVCacheParams | None" = None
     _max_buffers: "list[KVCacheBuffer] | None" = None
 
@@ -94,6 +97,9 @@ class DropIn(MaxGauges):
             total_num_pages * page_bytes * degree,
             page_size=params.page_size,
             enable_runtime_checks=enable_runtime_checks,
+            copy_prefixes_across_replicas=(
+                params.enable_dp_cross_replica_prefix_copy
+            ),
         )
         manager._max_params = params  # noqa: SLF001  (our own)
         return manager
@@ -193,6 +199,7 @@ class DropIn(MaxGauges):
         """
         from kvcache.manager.max_inputs import max_inputs, step_of
 
+        self._poll_resets()
         parts = self._parts()
         if len(batches) != len(parts):
             raise RequestStateError(
@@ -265,10 +272,17 @@ class DropIn(MaxGauges):
         return False
 
     def shutdown(self) -> None:
-        """Does nothing: nothing is held but memory."""
+        """Closes the endpoint for reset requests, if there is one."""
+        if self._inbox is not None:
+            self._inbox.close()
+            self._inbox = None
 
     def _parts(self) -> "list[tuple[Replica, ReplicaPools]]":
         return list(zip(self._replicas.members, self._pools, strict=True))
+
+    @abstractmethod
+    def _poll_resets(self) -> None:
+        """Resets the prefix cache if a request for it has come."""
 
     def _home(self, request_id: Hashable) -> "Replica":
         """Returns the replica that a request is claimed on."""
