@@ -87,6 +87,10 @@ class RetentionError(KVCacheError, ValueError):
     """A retention that is out of range or contradicts itself."""
 
 
+class WrongThreadError(KVCacheError, RuntimeError):
+    """A call from another thread than the one that made the first change."""
+
+
 class PageStateError(KVCacheError, ValueError):
     """A page that is out of range, not held, or held where it may not be."""
 

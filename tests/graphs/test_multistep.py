@@ -62,7 +62,7 @@ def store(manager: PagedKVCacheManager) -> Any:
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets every way between the host and a device raise."""
 
-    def refuse(*args: Any, **kwargs: Any) -> None:
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise AssertionError("wanted no host copy and no wait between steps")
 
     for name in ("from_numpy", "to_numpy", "to", "copy", "inplace_copy_from"):

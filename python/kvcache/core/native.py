@@ -19,6 +19,7 @@ from kvcache.core.native_check import check_memory, free_order
 from kvcache.core.native_rows import RowMemory
 from kvcache.core.native_running import NativeRows
 from kvcache.core.native_status import raise_for
+from kvcache.core.owner import Owner
 from kvcache.core.running import StepMemory
 from kvcache.core.values import (
     DEFAULT_PRIORITY,
@@ -98,6 +99,7 @@ class NativeCore:
     ) -> None:
         """Starts with every page blank and no sequence claimed."""
         self._module = module = extension()
+        self._owner = Owner()
         self._page_size = page_size
         self._is_caching = enable_prefix_caching
         self._num_pages = num_pages
@@ -184,6 +186,7 @@ class NativeCore:
 
     def claim(self, namespace: bytes) -> int:
         """Takes a sequence; see `CacheCore.claim`."""
+        self._owner.check()
         number = self._namespace(namespace)
         seq: int = self._module.claim(self._address, number)
         if seq < 0:
@@ -194,15 +197,18 @@ class NativeCore:
 
     def release(self, seq: int) -> None:
         """Gives a sequence back; see `CacheCore.release`."""
+        self._owner.check()
         self._expect(self._module.release(self._address, seq))
 
     def fork(self, seq: int, processed: int) -> int:
         """Takes a sequence that shares pages; see `CacheCore.fork`."""
+        self._owner.check()
         self._expect(self._module.fork(self._address, seq, processed))
         return self._rows.detail(0)
 
     def truncate(self, seq: int, length: int) -> None:
         """Gives the pages beyond `length` back; see `CacheCore.truncate`."""
+        self._owner.check()
         self._expect(self._module.truncate(self._address, seq, length))
 
     def set_retention(
@@ -213,6 +219,7 @@ class NativeCore:
         expires: float = 0.0,
     ) -> None:
         """Says how long to keep pages; see `CacheCore.set_retention`."""
+        self._owner.check()
         if not self._module.is_claimed(self._address, seq):
             self._expect(self._module.set_retention(self._address, seq, 0, 0.0))
         check_retention(priority, expires)
@@ -226,6 +233,7 @@ class NativeCore:
         """Sets the clock; see `CacheCore.tick`."""
         if not math.isfinite(now):
             raise RetentionError(f"wanted a finite time, got {now}")
+        self._owner.check()
         self._module.tick(self._address, float(now))
 
     def adopt(self, batch: Batch, *, max_onload: int | None = None) -> Granted:
@@ -245,12 +253,14 @@ class NativeCore:
 
     def check_reserve(self, batch: Batch, *, num_steps: int) -> None:
         """Verifies that `reserve` works; see `CacheCore.check_reserve`."""
+        self._owner.check()
         self._rows.set_limits(num_steps, 0, -1)
         with self._rows.of(batch):
             self._expect(self._module.check_reserve(self._address))
 
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:
         """Returns a copy of a sequence's pages in order, read-only."""
+        self._owner.check()
         self._module.look_at(self._address, seq)
         pages = self._rows.found()
         pages.flags.writeable = False
@@ -263,6 +273,7 @@ class NativeCore:
         lookup_table: npt.NDArray[np.uint32],
     ) -> None:
         """Writes pages into a lookup table; see `CacheCore.fill`."""
+        self._owner.check()
         self._rows.write_seqs(seqs, num_pages)
         status = self._module.fill(
             self._address, lookup_table.ctypes.data, lookup_table.shape[1]
@@ -272,6 +283,7 @@ class NativeCore:
 
     def commit(self, batch: Batch) -> None:
         """Makes full pages findable; see `CacheCore.commit`."""
+        self._owner.check()
         if not self._is_caching:
             return
         with self._rows.of(batch):
@@ -279,14 +291,17 @@ class NativeCore:
 
     def drop(self, seq: int, column: int) -> None:
         """Makes pages unfindable; see `CacheCore.drop`."""
+        self._owner.check()
         self._expect(self._module.drop(self._address, seq, column))
 
     def forget_cached(self) -> None:
         """Makes what no sequence holds unfindable, on device and host."""
+        self._owner.check()
         self._module.forget_cached(self._address)
 
     def probe(self, namespace: bytes, tokens: npt.NDArray[np.int64]) -> Probe:
         """Returns what is cached of a prompt; see `CacheCore.probe`."""
+        self._owner.check()
         number = self._namespaces.get(namespace, -1)
         with self._rows.of_tokens(tokens):
             partial = self._module.probe(self._address, number)
@@ -296,6 +311,7 @@ class NativeCore:
         self, namespace: bytes, tokens: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
         """Returns when pages were evicted; see `CacheCore.evicted_at`."""
+        self._owner.check()
         times = np.full(len(tokens) // self._page_size, -1.0)
         number = self._namespaces.get(namespace, -1)
         if number >= 0:
@@ -313,6 +329,7 @@ class NativeCore:
             self._address,
             rows=self._rows,
             number_of=self._namespace,
+            owner=self._owner,
             memory=memory,
         )
 
@@ -341,6 +358,7 @@ class NativeCore:
         max_onload: int | None,
     ) -> Granted:
         check_limits(min_partial, max_onload)
+        self._owner.check()
         rows = self._rows
         rows.set_limits(
             num_steps,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from kvcache.core.native_rows import RowMemory, address_of
 from kvcache.core.native_status import raise_for
+from kvcache.core.owner import Owner
 from kvcache.core.running import (
     NO_MOVES,
     Prompt,
@@ -33,6 +34,7 @@ class NativeRows:
         core: The core's address.
         rows: The memory through which it is talked to.
         number_of: Returns the core's number of a namespace.
+        owner: The thread that may change the core.
         memory: Where the tables are written; C-contiguous.
     """
 
@@ -43,11 +45,12 @@ class NativeRows:
         *,
         rows: RowMemory,
         number_of: Callable[[bytes], int],
+        owner: Owner,
         memory: StepMemory,
     ) -> None:
         """Starts without rows."""
         self._module, self._core, self._rows = module, core, rows
-        self._number_of = number_of
+        self._number_of, self._owner = number_of, owner
         self._memory = memory
         self._count = 0
         max_rows, columns = memory.lookup_table.shape
@@ -78,6 +81,7 @@ class NativeRows:
         min_partial: int | None = None,
     ) -> Granted:
         """Claims and reserves prompts; see `RunningRows.admit`."""
+        self._owner.check()
         check_prompts(prompts)
         rows, most = self._rows, len(self._memory.cache_lengths)
         if self._count + len(prompts) > min(most, self._rows.capacity):
@@ -97,10 +101,12 @@ class NativeRows:
 
     def settle(self) -> None:
         """Takes every row's tokens as computed; see `RunningRows.settle`."""
+        self._owner.check()
         self._module.settle(self._core, self._batch)
 
     def advance(self, tokens: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
         """Settles, and appends a token to each row."""
+        self._owner.check()
         check_count(tokens, self._count)
         if tokens.dtype.kind != "i":
             raise RequestStateError(
@@ -118,6 +124,7 @@ class NativeRows:
 
     def leave(self, rows: Sequence[int]) -> None:
         """Releases rows; see `RunningRows.leave`."""
+        self._owner.check()
         check_rows(rows, self._count)
         gone = np.array(sorted(rows), np.int64)
         self._module.leave(self._core, self._batch, address_of(gone), len(gone))
@@ -125,6 +132,7 @@ class NativeRows:
 
     def pages(self, row: int) -> npt.NDArray[np.uint32]:
         """Returns a row's pages in order."""
+        self._owner.check()
         check_rows([row], self._count)
         self._module.look_at_row(self._core, self._batch, row)
         return self._rows.found()
