@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from max.driver import CPU
 
 from benchmarks.manager.sides import (
@@ -147,12 +148,12 @@ class BatchSide:
         self.pool = pool
         self._manager = make_manager(pool)
         self._batch = self._manager.open_batch()
-        self._prompts: Sequence[TokenIds] = []
+        self._prompts: list[npt.NDArray[np.int32]] = []
         self._hits = np.zeros(0, np.int64)
 
     def open(self, prompts: Sequence[TokenIds]) -> None:
-        """Keeps the prompts; rows of one array are as good as arrays."""
-        self._prompts = prompts
+        """Keeps the prompts as 32-bit ids, which a batch takes as they are."""
+        self._prompts = [ids.astype(np.int32) for ids in prompts]
 
     def admit(self) -> None:
         """Claims and reserves all at once."""
@@ -193,7 +194,7 @@ class BatchSide:
 
     def leave(self) -> None:
         """Releases all at once."""
-        self._batch.leave(np.arange(len(self._prompts)))
+        self._batch.leave(range(len(self._prompts)))
         self._prompts = []
 
     def reset(self) -> None:
