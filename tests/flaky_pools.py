@@ -11,7 +11,7 @@ from kvcache.manager.moving import Run
 class FlakyCopies:
     """Puts itself before the copies of every pool of a manager.
 
-    While there are orders, copies come one by one, and each takes one.
+    While there are orders, pages come one by one, and each takes one.
     """
 
     def __init__(self, manager: PagedKVCacheManager) -> None:
@@ -30,7 +30,8 @@ class FlakyCopies:
         real = shard.copy_runs
 
         def copy_runs(kind: Move, chosen: Sequence[Run]) -> None:
-            if len(chosen) > 1 and (self.orders or self.breaks is kind):
+            num_pages = sum(run.count for run in chosen)
+            if num_pages > 1 and (self.orders or self.breaks is kind):
                 raise RuntimeError("not all at once")
             if self.breaks is kind or (self.orders and self.orders.pop(0)):
                 self.num_failed += 1

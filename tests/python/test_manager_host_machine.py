@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from flaky_pools import FlakyCopies
+from kvcache.core.interface import Move
 from replicas_machine import ReplicasMachine, collide
 
 RATES = [
@@ -70,24 +71,25 @@ class HostMachine(ReplicasMachine):
         adopts=st.booleans(),
         both=st.booleans(),
         data=st.data(),
-        orders=ORDERS,
+        breaks=st.sampled_from([None, None, Move.ONLOAD, Move.OFFLOAD]),
     )
-    def come_back(self, length, others, adopts, both, data, orders) -> None:
+    def come_back(self, length, others, adopts, both, data, breaks) -> None:
         """Serves a prompt once more after others took its pages."""
         for request in list(self.requests):
             self.release(request)
         for salt in [None, "a", "b"][: others + 1]:
             self.serve([0] * length, salt, data, False)
-        if self.is_flaky:
-            self.flaky.orders = orders
+        self.flaky.breaks = breaks if self.is_flaky else None
         if both:
-            self.together([length, length - 2], 0, data, orders)
+            self.together([length, length - 2], 0, data, [])
+            self.flaky.breaks = None
             return
         self.claim([0] * length, None, data)
         if adopts:
             self.adopt_one(self.requests[-1])
         else:
             self.reserve_one(self.requests[-1], 1)
+        self.flaky.breaks = None
         self.compute(self.requests[-1:], 1, [0], True)
 
     @rule(

@@ -21,10 +21,12 @@ class Run:
     target: int
     count: int
 
-    @property
-    def targets(self) -> range:
-        """The pages that are written."""
-        return range(self.target, self.target + self.count)
+    def singles(self) -> list["Run"]:
+        """Returns its pages as runs of their own."""
+        return [
+            Run(self.source + place, self.target + place, 1)
+            for place in range(self.count)
+        ]
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ def carry_out(moves: npt.NDArray[np.uint32], copy: CopyRuns) -> Outcome:
     Args:
         moves: Kind, source and target, `[num_moves, 3]`; each may read and
             write what those before it wrote and read.
-        copy: Copies; where it raises for several runs, it is called again for
+        copy: Copies; where it raises for several pages, it is called again for
             each of them.
     """
     outcome = Outcome()
@@ -113,13 +115,14 @@ def _copy(
     """Copies runs, together if that works, and notes what became of them."""
     if not chosen:
         return
-    targets = [page for run in chosen for page in run.targets]
+    singles = [single for run in chosen for single in run.singles()]
+    targets = [single.target for single in singles]
     try:
         copy(kind, chosen)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is noted)
-        if len(chosen) > 1:
-            for run in chosen:
-                _copy(kind, [run], copy, outcome)
+        if len(singles) > 1:
+            for single in singles:
+                _copy(kind, [single], copy, outcome)
             return
         outcome.error = outcome.error or error
         outcome.lost.update(targets)
