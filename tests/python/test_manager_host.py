@@ -362,3 +362,24 @@ def test_adopting_loads_as_much_as_there_is_room_for() -> None:
     assert manager.adopt_prefix(request) == 8
     assert not manager.maybe_reserve(request)
     assert len(pages(manager, request)) == 2
+
+
+def test_what_is_not_to_be_loaded_is_not_counted_on() -> None:
+    manager = make_replicas(
+        2,
+        num_pages=5,
+        page_size=SIZE,
+        host_pages=16,
+        host_load_gbps=1.0,
+        prefill_tokens_per_second=1e9,
+    )
+    serve(manager, A, on=1)
+    filler = claimed(manager, [9] * 19, on=1)
+    manager.maybe_reserve(filler)
+    manager.release(filler.request_id)
+    batch = [claimed(manager, [5], on=0)]
+    batch += [claimed(manager, [*A, last], on=1) for last in (3, 4)]
+    # The last two would have room if they shared what is on the host.
+    with pytest.raises(InsufficientPagesError):
+        manager.fetch(batch)
+    assert [pages(manager, request) for request in batch] == [[], [], []]
