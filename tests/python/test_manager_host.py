@@ -8,6 +8,7 @@ import pytest
 
 from byte_oracle import ByteOracle, words
 from flaky_pools import FlakyCopies
+from host_contents import check_contents_come_back
 from kvcache import KVCacheMetrics, PagedKVCacheManager, Request
 from kvcache.core.digest import namespace
 from kvcache.core.interface import Move
@@ -16,7 +17,7 @@ from kvcache.errors import (
     InsufficientPagesError,
     InvalidParamsError,
 )
-from managers import claimed, make, make_replicas, pages
+from managers import HOST, claimed, make, make_replicas, pages
 
 SIZE = 4
 A, B = [1] * 13, [2] * 13  # Three whole pages and one token each.
@@ -383,3 +384,7 @@ def test_what_is_not_to_be_loaded_is_not_counted_on() -> None:
     with pytest.raises(InsufficientPagesError):
         manager.fetch(batch)
     assert [pages(manager, request) for request in batch] == [[], [], []]
+
+
+def test_contents_come_back_in_their_own_pages() -> None:
+    check_contents_come_back(HOST)

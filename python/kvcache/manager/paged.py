@@ -50,6 +50,11 @@ class PagedKVCacheManager(
     of one replica share the heads. A prefix that another replica has cached
     further is copied over instead of computed.
 
+    With `enable_kvcache_swapping_to_host`, cached pages that are evicted go to
+    host memory and come back on a hit, in `host_kvcache_swap_space_gb` GiB over
+    all replicas. Copies are issued on the device's queue before whatever reads
+    or overwrites them; one that cannot be issued is a miss, see `metrics`.
+
     Each replica has its share of `available_cache_memory` in pages, and one
     more: the null page, all zeros, whose index fills what a lookup table does
     not use. Its bytes come on top. `total_num_pages` counts all replicas'.

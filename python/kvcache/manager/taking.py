@@ -188,14 +188,14 @@ class PageTaker:
     def _undo(self, batch: Batch, hits: Counts, held: Sequence[int]) -> None:
         """Leaves each sequence with as many pages as it had, and no hit."""
         rows = list(
-            zip(
-                batch.seqs.tolist(), batch.processed.tolist(), held, strict=True
-            )
+            zip(batch.seqs.tolist(), batch.processed.tolist(), strict=True)
         )
-        for (seq, processed, num_pages), hit in zip(rows, hits, strict=True):
-            end = processed if hit else num_pages * self._core.page_size
-            self._core.truncate(seq, end)
-        for seq, processed, num_pages in rows:
+        for (seq, processed), hit in zip(rows, hits.tolist(), strict=True):
+            if hit:
+                self._core.truncate(seq, processed)
+        for (seq, _), num_pages in zip(rows, held, strict=False):
+            self._core.truncate(seq, num_pages * self._core.page_size)
+        for (seq, processed), num_pages in zip(rows, held, strict=False):
             self._grow(seq, processed, num_pages)
 
     def _grow(self, seq: int, processed: int, num_pages: int) -> None:
