@@ -197,6 +197,16 @@ class Owner:
                 self.core.drop(seq.id, column)
                 self.truncate_to(seq, min(seq.processed, column * self.size))
 
+    def forget(self, page: int) -> None:
+        """Makes one page unfindable; who holds it computes it again."""
+        self.core.forget_page(page)
+        self.is_exact = False
+        for seq in self.seqs:
+            row = self.row(seq)
+            if page in row:
+                column = row.index(page)
+                self.truncate_to(seq, min(seq.processed, column * self.size))
+
     def write(self, seq: Seq, end: int) -> None:
         """Computes what there are pages for."""
         if end <= seq.processed:

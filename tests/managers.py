@@ -1,6 +1,7 @@
 """Small managers, and requests that go through them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,15 @@ def make(
     max_batch_size: int = 4,
     max_seq_len: int = 256,
     caching: bool = True,
+    host_pages: int = 0,
     **changes: Any,
 ) -> PagedKVCacheManager:
-    params = KVCacheParams(
-        "float32", 2, 8, enable_prefix_caching=caching, page_size=page_size
+    params = with_host(
+        KVCacheParams(
+            "float32", 2, 8, enable_prefix_caching=caching, page_size=page_size
+        ),
+        host_pages,
+        num_layers=3,
     )
     arguments: dict[str, Any] = {
         "num_layers": 3,
@@ -44,6 +50,7 @@ def make_replicas(
     max_batch_size: int = 12,
     max_seq_len: int = 256,
     caching: bool = True,
+    host_pages: int = 0,
     **changes: Any,
 ) -> PagedKVCacheManager:
     """A manager of logical replicas on the CPU, `num_pages` pages each."""
@@ -56,6 +63,7 @@ def make_replicas(
         n_devices=replicas * shards,
         data_parallel_degree=replicas,
     )
+    params = with_host(params, host_pages, num_layers=3)
     arguments: dict[str, Any] = {
         "num_layers": 3,
         "devices": [HOST] * params.n_devices,
@@ -68,6 +76,20 @@ def make_replicas(
         **changes,
     }
     return PagedKVCacheManager(params, max_batch_size, max_seq_len, **arguments)
+
+
+def with_host(
+    params: KVCacheParams, host_pages: int, *, num_layers: int
+) -> KVCacheParams:
+    """The same with a host tier of so many pages over all replicas."""
+    if not host_pages:
+        return params
+    size = host_pages * params.bytes_per_page(num_layers) + 0.5
+    return replace(
+        params,
+        enable_kvcache_swapping_to_host=True,
+        host_kvcache_swap_space_gb=size / 2**30,
+    )
 
 
 def claimed(

@@ -18,7 +18,7 @@ from kvcore.reserve import check_reserve, reserve
 from kvcore.retain import set_retention, tick
 from kvcore.rows import Rows
 from kvcore.running import Running, admit, advance, leave, settle
-from kvcore.sharing import drop, forget_cached, fork, truncate
+from kvcore.sharing import drop, forget_cached, forget_page, fork, truncate
 from kvcore.status import (
     BEYOND_PAGES,
     MOVES,
@@ -282,6 +282,26 @@ def drop_prefix(
     """
     var handle = _handle(address)
     return _answer(handle, drop(handle[].core, Int(py=seq), Int(py=column)))
+
+
+def forget_one(
+    address: PythonObject, page: PythonObject
+) raises -> PythonObject:
+    """Makes a page, and all that follows it, unfindable.
+
+    Args:
+        address: The core.
+        page: The page, of the device or of the host.
+
+    Returns:
+        A status.
+
+    Raises:
+        If an argument is no number.
+    """
+    var handle = _handle(address)
+    forget_page(handle[].core, Int(py=page))
+    return _answer(handle, OK)
 
 
 def forget_prefixes(address: PythonObject) raises -> PythonObject:
@@ -758,6 +778,7 @@ def PyInit__kvcore() abi("C") -> PythonObject:
         module.def_function[fork_sequence]("fork")
         module.def_function[truncate_sequence]("truncate")
         module.def_function[drop_prefix]("drop")
+        module.def_function[forget_one]("forget_page")
         module.def_function[forget_prefixes]("forget_cached")
         module.def_function[set_priority]("set_retention")
         module.def_function[set_clock]("tick")

@@ -106,7 +106,7 @@ def _hold(mut core: Core, page: Int) -> Int:
 
 def _let_go(mut core: Core):
     for index in range(core.hits.length):
-        core.pages[unsafe_offset = Int(core.hits[index])].add_references(-1)
+        core.pages[unsafe_offset=Int(core.hits[index])].add_references(-1)
     _restore(core, 0)
 
 

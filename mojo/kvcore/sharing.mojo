@@ -103,16 +103,25 @@ def drop(mut core: Core, seq: Int, column: Int) -> Int:
     ref sequence = core.sequences[unsafe_offset=seq]
     if column >= Int(sequence.num_pages):
         return OK
-    var page = sequence.page(column)
+    forget_page(core, sequence.page(column))
+    return OK
+
+
+def forget_page(mut core: Core, page: Int):
+    """Makes a page, and all that follows it, unfindable.
+
+    Args:
+        core: The core.
+        page: A page of the device or of the host, findable or not.
+    """
     if not core.pages[unsafe_offset=page].is_indexed():
-        return OK
+        return
     var marked = _family(core, page)
     for index in reversed(range(marked.length)):
         _give_up(core, Int(marked[index]))
     _blank(core, marked)
     _uncommit(core)
     core.count()
-    return OK
 
 
 def _pop_cached(mut core: Core, is_on_device: Bool) -> Int:

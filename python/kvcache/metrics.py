@@ -21,6 +21,15 @@ class KVCacheMetrics:
     copied_pages: int = 0
     """Pages copied from another replica; their tokens are `cache_tokens`."""
 
+    h2d_blocks_copied: int = 0
+    """Pages that came from the host; their tokens are `cache_tokens`."""
+    d2h_blocks_copied: int = 0
+    """Pages that went to the host instead of being evicted."""
+    failed_loads: int = 0
+    """Pages that did not come from the host, and are computed again."""
+    failed_offloads: int = 0
+    """Pages that did not get to the host, and are lost."""
+
     @property
     def prompt_tokens(self) -> int:
         """Prompt tokens, computed or spared."""

@@ -4,7 +4,7 @@ import pytest
 from core_owner import Owner, Seq
 from core_twins import batch_of, make_twins
 from kvcache.core.interface import Move
-from kvcache.errors import InsufficientPagesError
+from kvcache.errors import InsufficientPagesError, PageStateError
 
 COPY, OFFLOAD, ONLOAD = Move.COPY, Move.OFFLOAD, Move.ONLOAD
 
@@ -214,3 +214,41 @@ def test_nothing_goes_to_the_host_without_caching() -> None:
     owner = Owner(make_twins(1, 2, 2, num_host_pages=2))
     owner.release(owner.serve([1, 2]))
     assert push_out(owner) == []
+
+
+def test_a_page_of_the_host_is_forgotten_with_what_follows_it() -> None:
+    owner = on_host(2, 3)
+    owner.release(owner.serve([7, 7]))
+    (first, second) = found(owner, 1, 2, 3, 4)
+    owner.core.forget_page(second)
+    assert found(owner, 1, 2, 3, 4) == [first]
+    owner.core.forget_page(first)
+    assert found(owner, 1, 2, 3, 4) == []
+    assert owner.core.num_host_cached == 0
+    owner.core.forget_page(first)  # It is not findable any more.
+    owner.core.check()
+    assert len(found(owner, 7, 7)) == 1
+    assert counts(owner)[0] == 0
+
+
+def test_a_forgotten_page_takes_those_along_that_follow_it() -> None:
+    owner = on_host(2, 3)
+    (first, _) = found(owner, 1, 2, 3, 4)
+    owner.core.forget_page(first)
+    assert owner.core.num_host_cached == 0
+
+
+def test_who_holds_a_forgotten_page_has_committed_less() -> None:
+    owner = owner_of(4, 2)
+    seq = owner.serve([1, 2, 3, 4, 5])
+    owner.core.forget_page(owner.row(seq)[1])
+    assert found(owner, 1, 2, 3, 4) == owner.row(seq)[:1]
+    assert owner.core.num_cached == 0
+    owner.commit([seq])
+    assert found(owner, 1, 2, 3, 4) == owner.row(seq)[:2]
+
+
+@pytest.mark.parametrize("page", [-1, 6])
+def test_there_is_no_such_page_to_forget(page) -> None:
+    owner = owner_of(4, 2)
+    owner.raises(PageStateError, "forget_page", page)

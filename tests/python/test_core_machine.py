@@ -89,6 +89,12 @@ class CoreMachine(RuleBasedStateMachine):
         if not stays:
             self.owner.release(seq)
 
+    @rule(data=st.data())
+    def forget_page(self, data) -> None:
+        core = self.owner.core
+        pages = core.num_pages + core.num_host_pages
+        self.owner.forget(data.draw(st.integers(0, pages - 1)))
+
     @rule(data=st.data(), max_onload=MOST)
     def adopt(self, data, max_onload) -> None:
         batch = self.draw_batch(data)

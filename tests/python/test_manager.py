@@ -13,7 +13,9 @@ from kvcache import (
 from kvcache.errors import (
     InsufficientMemoryError,
     InvalidParamsError,
+    NotOfferedError,
 )
+from kvcache.spec import KVCacheStrategy
 from managers import HOST, claimed, compute, make, pages
 
 
@@ -222,26 +224,12 @@ def test_arguments_that_cannot_be_are_refused(
         PagedKVCacheManager(**{**given, **changes})
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {
-                "enable_prefix_caching": True,
-                "enable_kvcache_swapping_to_host": True,
-                "host_kvcache_swap_space_gb": 1.0,
-            },
-            "swapping to the host is not offered yet",
-        ),
-    ],
-)
-def test_what_is_not_offered_yet_says_so(
-    changes: dict[str, Any], message: str
-) -> None:
-    params = KVCacheParams("float32", 2, 8, page_size=16, **changes)
-    devices = [HOST] * params.n_devices
-    with pytest.raises(ValueError, match=message):
-        PagedKVCacheManager(params, 1, 64, 1, devices, None, 10**6, None, 16)
+def test_what_is_not_offered_yet_says_so() -> None:
+    params = KVCacheParams(
+        "float32", 2, 8, cache_strategy=KVCacheStrategy.MODEL_DEFAULT
+    )
+    with pytest.raises(NotOfferedError, match="wanted the paged strategy"):
+        PagedKVCacheManager(params, 1, 64, 1, [HOST], None, 10**6, None, 16)
 
 
 def test_sizing_worked_by_hand() -> None:

@@ -1,34 +1,15 @@
 """Pages that are copied from pool to pool."""
 
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from max.driver import Buffer
 from max.dtype import DType
 
 from kvcache import KVCacheParams
-from kvcache.manager.device import DevicePool, _runs
+from kvcache.manager.device import DevicePool
 from managers import HOST
-
-
-@given(
-    pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=9)
-)
-def test_runs_cover_each_pair_once(pairs: list[tuple[int, int]]) -> None:
-    sources, targets = [a for a, _ in pairs], [b for _, b in pairs]
-    runs = list(_runs(sources, targets))
-    found = [
-        (source + i, target + i)
-        for source, target, count in runs
-        for i in range(count)
-    ]
-    assert found == pairs
-    for (a, b, n), (c, d, _) in pairwise(runs):
-        assert (c, d) != (a + n, b + n)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])

@@ -12,7 +12,7 @@ from managers import claimed, compute, make_replicas
 def states(*rows: tuple[int, int], room: str = "") -> list[ReplicaState]:
     """Replicas of so many requests and so many cached tokens."""
     return [
-        ReplicaState(requests, not room or room[i] == "y", cached)
+        ReplicaState(requests, not room or room[i] == "y", cached, cached)
         for i, (requests, cached) in enumerate(rows)
     ]
 
@@ -55,6 +55,7 @@ def test_the_choice_is_never_as_far_ahead_as_the_balance(copies: bool) -> None:
             ReplicaState(
                 draw.randint(0, 12),
                 draw.random() < 0.8,
+                draw.randint(0, length - 1),
                 draw.randint(0, length - 1),
             )
             for _ in range(draw.randint(1, 5))

@@ -7,7 +7,7 @@ import numpy as np
 from kvcache.core.books import Books
 from kvcache.core.prefix import as_bytes
 from kvcache.core.values import Batch
-from kvcache.errors import RequestStateError
+from kvcache.errors import PageStateError, RequestStateError
 from kvcache.request import TokenIds
 
 _INT32 = np.iinfo(np.int32)
@@ -40,14 +40,25 @@ def drop(books: Books, seq: int, column: int) -> None:
     books.seqs.namespace(seq)
     if column < 0:
         raise RequestStateError(f"wanted a column from 0 on, got {column}")
-    pages = books.row(seq, column, column + 1)
-    if not pages or pages[0] not in books.index:
+    for page in books.row(seq, column, column + 1):
+        forget_page(books, page)
+
+
+def forget_page(books: Books, page: int) -> None:
+    """Makes a page and what follows unfindable; see `CacheCore.forget_page`."""
+    num_pages = len(books.tiers.device) + len(books.tiers.host)
+    if not 0 <= page < num_pages:
+        raise PageStateError(
+            f"wanted a page from 0 to {num_pages - 1}, got {page}"
+        )
+    entry = books.index.get(page)
+    if entry is None:
         return
-    books.tiers.forget(books.index.subtree(pages[0]))
-    committed = books.seqs.committed
-    for other in books.seqs.claimed():
-        if books.row(other, column, column + 1) == pages:
-            committed[other] = min(committed[other], column)
+    books.tiers.forget(books.index.subtree(page))
+    committed, column = books.seqs.committed, entry.depth
+    for seq in books.seqs.claimed():
+        if books.row(seq, column, column + 1) == [page]:
+            committed[seq] = min(committed[seq], column)
 
 
 def _span(books: Books, seq: int, processed: int, tokens: TokenIds) -> _Span:

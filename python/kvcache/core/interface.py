@@ -208,7 +208,9 @@ class CacheCore(Protocol):
                 a page beyond it is shared or findable (`truncate` first).
         """
 
-    def check_reserve(self, batch: Batch, *, num_steps: int) -> None:
+    def check_reserve(
+        self, batch: Batch, *, num_steps: int, max_onload: int | None = None
+    ) -> None:
         """Verifies that `reserve` would not raise; changes nothing.
 
         Raises:
@@ -258,6 +260,16 @@ class CacheCore(Protocol):
 
         Raises:
             RequestStateError: If `column` is negative.
+        """
+
+    def forget_page(self, page: int) -> None:
+        """Makes a page of either tier, and what follows it, unfindable.
+
+        As `drop`, for a page that need not be in anyone's row. A page that is
+        not findable stays as it is.
+
+        Raises:
+            PageStateError: If there is no such page.
         """
 
     def forget_cached(self) -> None:

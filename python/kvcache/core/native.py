@@ -28,7 +28,12 @@ from kvcache.core.values import (
     Granted,
     Probe,
 )
-from kvcache.errors import ClaimError, RequestStateError, RetentionError
+from kvcache.errors import (
+    ClaimError,
+    PageStateError,
+    RequestStateError,
+    RetentionError,
+)
 from kvcache.mojo_sources import core_extension
 
 _COUNTERS = 8
@@ -251,10 +256,14 @@ class NativeCore:
         """Takes pages for the next steps; see `CacheCore.reserve`."""
         return self._take(batch, num_steps, min_partial, max_onload)
 
-    def check_reserve(self, batch: Batch, *, num_steps: int) -> None:
+    def check_reserve(
+        self, batch: Batch, *, num_steps: int, max_onload: int | None = None
+    ) -> None:
         """Verifies that `reserve` works; see `CacheCore.check_reserve`."""
+        check_limits(None, max_onload)
         self._owner.check()
-        self._rows.set_limits(num_steps, 0, -1)
+        most = -1 if max_onload is None else max_onload
+        self._rows.set_limits(num_steps, 0, most)
         with self._rows.of(batch):
             self._expect(self._module.check_reserve(self._address))
 
@@ -293,6 +302,16 @@ class NativeCore:
         """Makes pages unfindable; see `CacheCore.drop`."""
         self._owner.check()
         self._expect(self._module.drop(self._address, seq, column))
+
+    def forget_page(self, page: int) -> None:
+        """Makes a page unfindable; see `CacheCore.forget_page`."""
+        num_pages = self._num_pages + self._num_host_pages
+        if not 0 <= page < num_pages:
+            raise PageStateError(
+                f"wanted a page from 0 to {num_pages - 1}, got {page}"
+            )
+        self._owner.check()
+        self._module.forget_page(self._address, page)
 
     def forget_cached(self) -> None:
         """Makes what no sequence holds unfindable, on device and host."""

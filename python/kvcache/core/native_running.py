@@ -79,6 +79,7 @@ class NativeRows:
         prompts: Sequence[Prompt],
         *,
         min_partial: int | None = None,
+        max_onload: int | None = None,
     ) -> Granted:
         """Claims and reserves prompts; see `RunningRows.admit`."""
         self._owner.check()
@@ -88,7 +89,8 @@ class NativeRows:
             raise ClaimError(
                 f"wanted at most {most} rows, got {self._count + len(prompts)}"
             )
-        rows.set_limits(1, min_partial or 0, -1)
+        most = -1 if max_onload is None else max_onload
+        rows.set_limits(1, min_partial or 0, most)
         held = rows.write_prompts(prompts)
         status = self._module.admit(
             self._core, self._batch, self._number_of(namespace)

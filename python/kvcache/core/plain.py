@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from kvcache.core.books import Books
 from kvcache.core.check import check_books
-from kvcache.core.commit import commit, drop
+from kvcache.core.commit import commit, drop, forget_page
 from kvcache.core.digest import Digest
 from kvcache.core.grant import grant, lift
 from kvcache.core.look import evicted_at, probe
@@ -193,9 +193,11 @@ class PlainCore:
         ask = Ask(num_steps, min_partial, max_onload)
         return grant(self._books, plan_batch(self._books, batch, ask))
 
-    def check_reserve(self, batch: Batch, *, num_steps: int) -> None:
+    def check_reserve(
+        self, batch: Batch, *, num_steps: int, max_onload: int | None = None
+    ) -> None:
         """Verifies that `reserve` works; see `CacheCore.check_reserve`."""
-        plan_batch(self._books, batch, Ask(num_steps))
+        plan_batch(self._books, batch, Ask(num_steps, None, max_onload))
 
     def pages(self, seq: int) -> npt.NDArray[np.uint32]:
         """Returns a sequence's pages in order, as a read-only view."""
@@ -218,6 +220,10 @@ class PlainCore:
     def drop(self, seq: int, column: int) -> None:
         """Makes pages unfindable; see `CacheCore.drop`."""
         drop(self._books, seq, column)
+
+    def forget_page(self, page: int) -> None:
+        """Makes a page unfindable; see `CacheCore.forget_page`."""
+        forget_page(self._books, page)
 
     def forget_cached(self) -> None:
         """Makes what no sequence holds unfindable, on device and host."""

@@ -52,6 +52,7 @@ class RunningRows(Protocol):
         prompts: Sequence[Prompt],
         *,
         min_partial: int | None = None,
+        max_onload: int | None = None,
     ) -> Granted:
         """Claims and reserves prompts as further rows, all or none.
 
@@ -59,6 +60,7 @@ class RunningRows(Protocol):
             namespace: Prompts share pages only under equal namespaces.
             prompts: The token ids of each.
             min_partial: Tokens of a page from which on a part of it is copied.
+            max_onload: Pages to move from the host for each prompt at most.
 
         Raises:
             ClaimError: If there are more rows than fit, or sequences left.
@@ -128,6 +130,7 @@ class PlainRows:
         prompts: Sequence[Prompt],
         *,
         min_partial: int | None = None,
+        max_onload: int | None = None,
     ) -> Granted:
         """Claims and reserves prompts; see `RunningRows.admit`."""
         rows = len(self._rows) + len(prompts)
@@ -153,6 +156,7 @@ class PlainRows:
                 ),
                 num_steps=1,
                 min_partial=min_partial,
+                max_onload=max_onload,
             )
         except Exception:
             for seq in reversed(seqs):

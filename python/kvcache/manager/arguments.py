@@ -50,11 +50,6 @@ def check_offered(params: KVCacheParams) -> None:
     Raises:
         NotOfferedError: If something is.
     """
-    if params.enable_kvcache_swapping_to_host:
-        raise NotOfferedError(
-            "swapping to the host is not offered yet, wanted "
-            "enable_kvcache_swapping_to_host=False"
-        )
     if params.cache_strategy != KVCacheStrategy.PAGED:
         raise NotOfferedError(
             f"wanted the paged strategy, got {params.cache_strategy.value}"

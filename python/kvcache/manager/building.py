@@ -12,6 +12,7 @@ from kvcache.manager.lending import Lender
 from kvcache.manager.replica import Replica
 from kvcache.manager.replicas import Replicas
 from kvcache.manager.sizing import spread
+from kvcache.manager.taking import PageTaker
 from kvcache.spec import KVCacheParams
 
 
@@ -20,10 +21,12 @@ def build_replicas(
     pools: Sequence[ReplicaPools],
     *,
     num_pages: int,
+    host_shares: Sequence[int],
     page_size: int,
     max_batch_size: int,
     max_seq_len: int,
     copies_prefixes: bool,
+    max_onload: int | None,
     is_checking: bool,
     digest: Digest | None,
 ) -> Replicas:
@@ -33,29 +36,32 @@ def build_replicas(
         params: Shape of a token's keys and values.
         pools: The pages of each replica.
         num_pages: Pages of each replica.
+        host_shares: Host pages of each replica.
         page_size: Tokens per page.
         max_batch_size: Requests over all replicas, spread over them.
         max_seq_len: Tokens of the longest request.
         copies_prefixes: Whether cached prefixes go from replica to replica.
+        max_onload: Pages that a request loads from the host at most; None for
+            all that it finds.
         is_checking: Whether each call verifies the books.
         digest: Finds cached pages, for tests; None for one of the core's own.
     """
     spare = len(pools) > 1  # A sequence that looks, or holds what is copied.
-    members = [
-        Replica(
-            make_core(
-                num_pages,
-                page_size,
-                num_requests + spare,
-                enable_prefix_caching=params.enable_prefix_caching,
-                digest=digest,
-            ),
-            num_requests,
-            max_seq_len,
-            is_checking=is_checking,
+    members = []
+    requests = spread(max_batch_size, len(pools))
+    for own, host, most in zip(pools, host_shares, requests, strict=True):
+        core = make_core(
+            num_pages,
+            page_size,
+            most + spare,
+            enable_prefix_caching=params.enable_prefix_caching,
+            num_host_pages=host,
+            digest=digest,
         )
-        for num_requests in spread(max_batch_size, len(pools))
-    ]
+        taker = PageTaker(core, own.carry_out, max_onload=max_onload)
+        members.append(
+            Replica(core, most, max_seq_len, taker, is_checking=is_checking)
+        )
     if copies_prefixes:
         _connect(members, pools)
     return Replicas(members)
@@ -66,6 +72,7 @@ def build_pools(
     devices: Sequence[Device],
     *,
     num_pages: int,
+    host_shares: Sequence[int],
     num_layers: int,
     page_size: int,
 ) -> list[ReplicaPools]:
@@ -77,9 +84,10 @@ def build_pools(
             num_pages,
             num_layers=num_layers,
             page_size=page_size,
-            devices=devices[first : first + each],
+            devices=devices[replica * each : (replica + 1) * each],
+            num_host_pages=num_host_pages,
         )
-        for first in range(0, len(devices), each)
+        for replica, num_host_pages in enumerate(host_shares)
     ]
 
 

@@ -1,13 +1,16 @@
 """The pages of one replica, on each of its devices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from max.driver import Buffer, Device
+from max.driver import Buffer, Device, batch_inplace_copy
 from max.dtype import DType
 
+from kvcache.core.interface import Move
+from kvcache.manager.host import host_buffer
 from kvcache.manager.inputs import RaggedKVCacheInputs
+from kvcache.manager.moving import Outcome, Run, carry_out, runs
 from kvcache.manager.tables import StepTables
 from kvcache.spec import KVCacheParams
 
@@ -21,6 +24,7 @@ class DevicePool:
         num_layers: Layers of the model.
         page_size: Tokens per page.
         device: Where the pages live.
+        num_host_pages: Pages that the host keeps for the device.
     """
 
     def __init__(
@@ -31,20 +35,34 @@ class DevicePool:
         num_layers: int,
         page_size: int,
         device: Device,
+        num_host_pages: int = 0,
     ) -> None:
-        """Allocates the pages, all zeros."""
+        """Allocates the pages, those of the device all zeros."""
         self.device = device
-        shape = (num_pages + 1, *page_shape(params, num_layers, page_size))
-        self.blocks = Buffer.zeros(shape, DType[params.dtype], device)
+        page, dtype = page_shape(params, num_layers, page_size), params.dtype
+        self.blocks = Buffer.zeros((num_pages + 1, *page), DType[dtype], device)
+        self._num_pages = num_pages
+        self._host_blocks: Buffer | None = None
+        if num_host_pages:
+            shape = (num_host_pages, *page)
+            self._host_blocks = host_buffer(shape, DType[dtype], device)
 
-    def carry_out(self, moves: npt.NDArray[np.uint32]) -> None:
-        """Moves pages between places of this device, in order."""
-        for _, source, target in moves.tolist():
-            self._page(target).inplace_copy_from(self._page(source))
+    def copy_runs(self, kind: Move, chosen: Sequence[Run]) -> None:
+        """Issues copies that do not depend on each other, all in one call.
 
-    def _page(self, page: int) -> Buffer:
-        inner = (slice(None),) * (self.blocks.rank - 1)
-        return self.blocks[slice(page, page + 1), *inner]
+        They come after what was issued on the device, and before what is
+        issued there later; the host does not wait for them.
+        """
+        batch_inplace_copy(
+            [
+                self.part(run.target, run.count, kind is Move.OFFLOAD)
+                for run in chosen
+            ],
+            [
+                self.part(run.source, run.count, kind is Move.ONLOAD)
+                for run in chosen
+            ],
+        )
 
     def copy_from(
         self, source: "DevicePool", pages: list[int], into: list[int]
@@ -58,15 +76,21 @@ class DevicePool:
         is_apart = self.device != source.device
         if is_apart:
             here.wait_for(there)
-        inner = (slice(None),) * (self.blocks.rank - 1)
-        for begin, target, count in _runs(pages, into):
-            self.blocks[
-                slice(target, target + count), *inner
-            ].inplace_copy_from(
-                source.blocks[slice(begin, begin + count), *inner]
+        for run in runs(zip(pages, into, strict=True)):
+            self.part(run.target, run.count).inplace_copy_from(
+                source.part(run.source, run.count)
             )
         if is_apart:
             there.wait_for(here)
+
+    def part(self, page: int, count: int, is_on_host: bool = False) -> Buffer:
+        """Returns pages that lie side by side."""
+        blocks, begin = self.blocks, page
+        if is_on_host:
+            assert self._host_blocks is not None, "there is no host tier"
+            blocks, begin = self._host_blocks, page - self._num_pages
+        inner = (slice(None),) * (blocks.rank - 1)
+        return blocks[slice(begin, begin + count), *inner]
 
 
 class ReplicaPools:
@@ -78,6 +102,7 @@ class ReplicaPools:
         num_layers: Layers of the model.
         page_size: Tokens per page.
         devices: Where the shares live; one device may hold several.
+        num_host_pages: Pages that the host keeps; their numbers follow.
     """
 
     def __init__(
@@ -88,8 +113,9 @@ class ReplicaPools:
         num_layers: int,
         page_size: int,
         devices: Sequence[Device],
+        num_host_pages: int = 0,
     ) -> None:
-        """Allocates the pages of every share, all zeros."""
+        """Allocates the pages of every share, those of devices all zeros."""
         self.shards = [
             DevicePool(
                 params,
@@ -97,6 +123,7 @@ class ReplicaPools:
                 num_layers=num_layers,
                 page_size=page_size,
                 device=device,
+                num_host_pages=num_host_pages,
             )
             for device in devices
         ]
@@ -120,15 +147,13 @@ class ReplicaPools:
             for shard in self.shards
         ]
 
-    def carry_out(self, moves: npt.NDArray[np.uint32]) -> None:
-        """Moves pages as the books say, in order.
+    def carry_out(self, moves: npt.NDArray[np.uint32]) -> Outcome:
+        """Moves pages as the books say, on every share or it counts as lost.
 
         Args:
-            moves: Kind, source and destination, `[num_moves, 3]`.
+            moves: Kind, source and target, `[num_moves, 3]`; see `carry_out`.
         """
-        if len(moves):
-            for shard in self.shards:
-                shard.carry_out(moves)
+        return carry_out(moves, self._copy_runs)
 
     def inputs(self, tables: StepTables) -> list[RaggedKVCacheInputs]:
         """Returns the buffers of a step, one copy of the tables a device."""
@@ -155,6 +180,10 @@ class ReplicaPools:
         for shard, other in zip(self.shards, source.shards, strict=True):
             shard.copy_from(other, pages, into)
 
+    def _copy_runs(self, kind: Move, chosen: Sequence[Run]) -> None:
+        for shard in self.shards:
+            shard.copy_runs(kind, chosen)
+
 
 def page_shape(
     params: KVCacheParams, num_layers: int, page_size: int
@@ -171,15 +200,3 @@ def page_shape(
 
 def _to(device: Device, array: npt.NDArray[np.uint32]) -> Buffer:
     return Buffer.from_numpy(array).to(device)
-
-
-def _runs(pages: list[int], into: list[int]) -> Iterator[tuple[int, int, int]]:
-    """Yields source, target and length of pages that lie side by side."""
-    begin = 0
-    for end in range(1, len(pages) + 1):
-        if end < len(pages) and (
-            pages[end] == pages[end - 1] + 1 and into[end] == into[end - 1] + 1
-        ):
-            continue
-        yield pages[begin], into[begin], end - begin
-        begin = end

@@ -14,7 +14,7 @@ class CacheGauges:
     @property
     def total_num_host_pages(self) -> int:
         """Pages in host memory; none without a host tier."""
-        return 0
+        return self._replicas.num_host_pages
 
     @property
     def num_free_blocks(self) -> int:
@@ -34,7 +34,9 @@ class CacheGauges:
     @property
     def host_committed_block_pct(self) -> float:
         """Share of the host's pages that are cached; 0 without a host tier."""
-        return 0.0
+        return self._replicas.num_host_cached / max(
+            1, self.total_num_host_pages
+        )
 
     @property
     def metrics(self) -> KVCacheMetrics:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+import numpy as np
+
 from kvcache.core.interface import Batch, CacheCore
 from kvcache.manager.tables import counts
 from kvcache.request import TokenIds
@@ -52,19 +54,25 @@ class Lender:
     ) -> Offer | None:
         """Returns the longest prefix that another replica has ahead of one.
 
-        Of equally long ones the replica with the lowest index counts. Changes
-        nothing, and never offers a sequence's last token.
+        What another one has on the host is not lent: it would have to load it
+        first, in place of its own requests' pages. Of equally long ones the
+        replica with the lowest index counts. Changes nothing, and never offers
+        a sequence's last token.
         """
         size = self._cores[replica].page_size
         limit = (len(tokens) - 1) // size
-        own = self._num_cached(replica, namespace, tokens[: limit * size])
+        own, _ = num_cached(
+            self._cores[replica], namespace, tokens[: limit * size]
+        )
         if own == limit:
             return None
         others = (
             other for other in range(len(self._cores)) if other != replica
         )
         held = {
-            other: self._num_cached(other, namespace, tokens[: limit * size])
+            other: num_cached(
+                self._cores[other], namespace, tokens[: limit * size]
+            )[1]
             for other in others
         }
         source = max(held, key=lambda other: held[other])
@@ -75,11 +83,6 @@ class Lender:
             self._copy, source, replica, namespace, tokens[: end + 1]
         )
         return Offer(end, copy)
-
-    def _num_cached(
-        self, replica: int, namespace: bytes, tokens: TokenIds
-    ) -> int:
-        return len(self._cores[replica].probe(namespace, tokens).pages)
 
     def _copy(  # noqa: PLR0917  (bound one by one)
         self,
@@ -95,6 +98,17 @@ class Lender:
             self._copy_pages(source, target, held[column:], pages)
 
 
+def num_cached(
+    core: CacheCore, namespace: bytes, tokens: TokenIds
+) -> tuple[int, int]:
+    """Returns a prompt's cached pages, and how many are on the device.
+
+    Those of the host come after those of the device.
+    """
+    pages = core.probe(namespace, tokens).pages
+    return len(pages), int(np.count_nonzero(pages < core.num_pages))
+
+
 @contextmanager
 def _held(
     core: CacheCore, namespace: bytes, tokens: TokenIds
@@ -108,7 +122,8 @@ def _held(
                 processed=counts([0]),
                 active=counts([len(tokens)]),
                 tokens=[tokens],
-            )
+            ),
+            max_onload=0,
         )
         yield core.pages(seq).tolist()
     finally:

@@ -17,6 +17,7 @@ from kvcache.manager.max_errors import (
     RequestTooLargeForBlocksError,
 )
 from kvcache.manager.tables import StepTables, counts, padded_columns
+from kvcache.manager.taking import PageTaker
 from kvcache.request import (
     RequestContext,
     TokenIds,
@@ -62,6 +63,8 @@ class MaxReplica(ABC):
     """Tokens that the cache spared."""
     claims: Claims
     """What is held for each request."""
+    taker: PageTaker
+    """Takes pages and moves their contents."""
     _max_seq_len: int
 
     @abstractmethod
@@ -163,7 +166,7 @@ class MaxReplica(ABC):
         size, core = self.core.page_size, self.core
         if claim.seq < 0 or end != claim.capacity + 1 or not core.num_free:
             return False
-        core.reserve(_one(claim, end - 1, _NO_TOKENS), num_steps=1)
+        self.taker.reserve(_one(claim, end - 1, _NO_TOKENS), num_steps=1)
         claim.capacity += size
         self.verify()
         return True

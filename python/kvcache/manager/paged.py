@@ -17,8 +17,10 @@ from kvcache.manager.building import build_pools, build_replicas
 from kvcache.manager.drop_in import DropIn
 from kvcache.manager.feeding import GraphFeeding
 from kvcache.manager.gauges import CacheGauges
+from kvcache.manager.host import host_shares
 from kvcache.manager.increment import CacheLengthIncrement
 from kvcache.manager.inputs import RaggedKVCacheInputs
+from kvcache.manager.load_or_compute import LoadOrCompute
 from kvcache.manager.routing import ReplicaRouting
 from kvcache.manager.running import RunningBatch
 from kvcache.manager.sizing import CacheSizing
@@ -49,6 +51,11 @@ class PagedKVCacheManager(
     of one replica share the heads. A prefix that another replica has cached
     further is copied over instead of computed.
 
+    With `enable_kvcache_swapping_to_host`, cached pages that are evicted go to
+    host memory and come back on a hit, in `host_kvcache_swap_space_gb` GiB over
+    all replicas. Copies are issued on the device's queue before whatever reads
+    or overwrites them; one that cannot be issued is a miss, see `metrics`.
+
     Each replica has its share of `available_cache_memory` in pages, and one
     more: the null page, all zeros, whose index fills what a lookup table does
     not use. Its bytes come on top. `total_num_pages` counts all replicas'.
@@ -74,13 +81,17 @@ class PagedKVCacheManager(
         copy_prefixes_across_replicas: Whether prefixes are copied.
         zmq_allow_remote: Whether the endpoint may be one that other machines
             reach.
+        host_load_gbps: 10^9 bytes that a device gets from the host per second.
+        prefill_tokens_per_second: Tokens that a replica computes per second;
+            with both rates, pages are loaded from the host only if that takes
+            less time than to compute their tokens.
 
     Raises:
         InvalidParamsError: If a size is not positive, arguments disagree, or
             the endpoint cannot be bound.
-        NotOfferedError: If swapping to the host is wanted, or a layout that
-            is not paged.
-        InsufficientMemoryError: If a replica's memory does not hold one page.
+        NotOfferedError: If a layout is wanted that is not paged.
+        InsufficientMemoryError: If a replica's memory, or its share of the
+            host's, does not hold one page.
         MissingPackageError: If there is an endpoint, and no `pyzmq`.
     """
 
@@ -100,6 +111,8 @@ class PagedKVCacheManager(
         digest: Digest | None = None,
         copy_prefixes_across_replicas: bool = True,
         zmq_allow_remote: bool = False,
+        host_load_gbps: float | None = None,
+        prefill_tokens_per_second: float | None = None,
     ) -> None:
         """Allocates the pools; every page is free."""
         check_sizes(
@@ -120,21 +133,26 @@ class PagedKVCacheManager(
         self.session = session
         self.page_size = page_size
         self.enable_prefix_caching = params.enable_prefix_caching
-        self.enable_kvcache_swapping_to_host = False
+        self.enable_kvcache_swapping_to_host = (
+            params.enable_kvcache_swapping_to_host
+        )
         self.copy_prefixes_across_replicas = (
             copy_prefixes_across_replicas
             and params.enable_prefix_caching
             and self.num_replicas > 1
         )
+        bytes_per_page = params.bytes_per_token(num_layers) * page_size
         num_pages = pages_in(
-            available_cache_memory // self.num_replicas,
-            params.bytes_per_token(num_layers) * page_size,
+            available_cache_memory // self.num_replicas, bytes_per_page
         )
         self.total_num_pages = num_pages * self.num_replicas
+        on_host = host_shares(params, bytes_per_page)
+        rates = LoadOrCompute(host_load_gbps, prefill_tokens_per_second)
         self._pools = build_pools(
             params,
             self.devices,
             num_pages=num_pages,
+            host_shares=on_host,
             num_layers=num_layers,
             page_size=page_size,
         )
@@ -142,10 +160,14 @@ class PagedKVCacheManager(
             params,
             self._pools,
             num_pages=num_pages,
+            host_shares=on_host,
             page_size=page_size,
             max_batch_size=max_batch_size,
             max_seq_len=max_seq_len,
             copies_prefixes=self.copy_prefixes_across_replicas,
+            max_onload=rates.max_onload(
+                params, num_layers=num_layers, page_size=page_size
+            ),
             is_checking=enable_runtime_checks,
             digest=digest,
         )

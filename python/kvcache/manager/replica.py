@@ -17,6 +17,7 @@ from kvcache.manager.lending import FindOffer, Offer
 from kvcache.manager.max_replica import MaxReplica
 from kvcache.manager.prepared import Met, Prepared
 from kvcache.manager.tables import StepTables, counts, step_tables
+from kvcache.manager.taking import PageTaker
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext, windows_of
 from kvcache.spec import pages_for
@@ -29,6 +30,7 @@ class Replica(MaxReplica):
         core: Keeps the pages' books, with `max_batch_size` sequences.
         max_batch_size: Requests that can be claimed at a time.
         max_seq_len: Tokens of the longest request.
+        taker: Takes pages from the books.
         is_checking: Whether each call verifies every invariant.
     """
 
@@ -40,11 +42,13 @@ class Replica(MaxReplica):
         core: CacheCore,
         max_batch_size: int,
         max_seq_len: int,
+        taker: PageTaker,
         *,
         is_checking: bool = False,
     ) -> None:
         """Starts without requests."""
         self.core = core
+        self.taker = taker
         self.max_batch_size = max_batch_size
         self._max_seq_len = max_seq_len
         self._is_checking = is_checking
@@ -65,11 +69,12 @@ class Replica(MaxReplica):
     def metrics(self) -> KVCacheMetrics:
         """Counts since the start, or since the last reset."""
         evicted = self.core.num_evicted - self._num_evicted_before
-        return self._metrics + KVCacheMetrics(evicted_pages=evicted)
+        own = self._metrics + self.taker.metrics
+        return own + KVCacheMetrics(evicted_pages=evicted)
 
     def reset_metrics(self) -> None:
         """Sets every count to zero."""
-        self._metrics = KVCacheMetrics()
+        self._metrics = self.taker.metrics = KVCacheMetrics()
         self._num_evicted_before = self.core.num_evicted
 
     def count(self, change: KVCacheMetrics) -> None:
@@ -110,7 +115,7 @@ class Replica(MaxReplica):
         before = context.tokens.processed_length
         offer = self._offer(context, claim)
         if offer is None or not self._take_offer(one, offer, end=offer.end):
-            self._settle(one, self.core.adopt(one.batch()).hits)
+            self._settle(one, self.taker.adopt(one.batch()))
         self.verify()
         return context.tokens.processed_length - before
 
@@ -160,7 +165,7 @@ class Replica(MaxReplica):
             InsufficientPagesError: If it will not.
         """
         if lacking := batch.lacking(may_hit=may_hit):
-            self.core.check_reserve(
+            self.taker.check_reserve(
                 lacking.batch(), num_steps=lacking.num_steps
             )
 
@@ -228,15 +233,15 @@ class Replica(MaxReplica):
         Returns:
             Whether there were hits, which move windows.
         """
-        granted = self.core.reserve(batch.batch(), num_steps=batch.num_steps)
-        self._settle(batch, granted.hits)
+        hits = self.taker.reserve(batch.batch(), num_steps=batch.num_steps)
+        self._settle(batch, hits)
         size, further = self.core.page_size, batch.num_steps - 1
         for claim, context in zip(
             batch.met.claims, batch.met.contexts, strict=True
         ):
             last = context.tokens.current_position + further
             claim.capacity = max(claim.capacity, pages_for(last, size) * size)
-        return bool(granted.hits.any())
+        return bool(hits.any())
 
     def _offer(self, context: RequestContext, claim: Claim) -> Offer | None:
         """Finds what another replica holds of a request and this one not."""
@@ -267,7 +272,7 @@ class Replica(MaxReplica):
         batch = replace(one.batch(), tokens=[context.tokens.all])
         with suppress(InsufficientPagesError):
             wider = replace(batch, active=counts([end - start]))
-            (hit,) = self.core.reserve(wider, num_steps=1).hits.tolist()
+            (hit,) = self.taker.reserve(wider, num_steps=1).tolist()
             column = (start + hit) // size
             pages = self.core.pages(claim.seq)[column : offer.end // size]
             offer.copy(column, pages.tolist())

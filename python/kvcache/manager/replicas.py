@@ -35,6 +35,16 @@ class Replicas:
         return sum(member.core.num_free for member in self.members)
 
     @property
+    def num_host_pages(self) -> int:
+        """Pages of the host, over all replicas."""
+        return sum(member.core.num_host_pages for member in self.members)
+
+    @property
+    def num_host_cached(self) -> int:
+        """Pages of the host that are findable, over all replicas."""
+        return sum(member.core.num_host_cached for member in self.members)
+
+    @property
     def metrics(self) -> KVCacheMetrics:
         """Counts over all replicas."""
         return sum(

@@ -14,6 +14,7 @@ from kvcache.errors import (
     RequestStateError,
 )
 from kvcache.manager.arguments import check_replica
+from kvcache.manager.lending import num_cached
 from kvcache.manager.replica import Replica
 from kvcache.manager.replicas import Replicas
 from kvcache.manager.tables import counts
@@ -34,7 +35,9 @@ class ReplicaState:
     has_room: bool
     """Whether it takes another request and has the pages that it lacks."""
     num_cached: int
-    """Tokens of the request that it holds."""
+    """Tokens of the request that it need not compute."""
+    num_lent: int
+    """Those of them that another replica could copy."""
 
 
 def recommend(
@@ -57,7 +60,7 @@ def recommend(
     candidates = [i for i, state in enumerate(states) if state.has_room]
     candidates = candidates or list(range(len(states)))
     least = min(states[i].num_requests for i in candidates)
-    found = max(state.num_cached for state in states) if copies else 0
+    found = max(state.num_lent for state in states) if copies else 0
 
     def cost(index: int) -> tuple[float, int, int]:
         state = states[index]
@@ -179,12 +182,15 @@ class ReplicaRouting:
             core, tokens = member.core, context.tokens.all
             size = core.page_size
             whole = (len(tokens) - 1) // size * size
-            num_hits = len(core.probe(root, tokens[:whole]).pages)
+            num_hits, num_lent = num_cached(core, root, tokens[:whole])
+            if member.taker.max_onload == 0:
+                num_hits = num_lent
             states.append(
                 ReplicaState(
                     num_requests=member.num_requests,
                     has_room=_has_room(member, root, context),
                     num_cached=num_hits * size,
+                    num_lent=num_lent * size,
                 )
             )
         return states
@@ -204,7 +210,7 @@ def _has_room(
         tokens=[tokens.all],
     )
     try:
-        member.core.check_reserve(batch, num_steps=1)
+        member.taker.check_reserve(batch, num_steps=1)
     except InsufficientPagesError:
         return False
     finally:

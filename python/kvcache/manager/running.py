@@ -83,12 +83,11 @@ class RunningBatch:
         lengths = list(map(len, prompts))
         self._check_length(max(lengths, default=0))
         root = namespace(cache_salt=cache_salt, model_name=model_name)
-        granted = self._rows.admit(root, prompts)
-        self._pools.carry_out(granted.moves)
-        hits = sum(granted.hits.tolist())
+        found = self._replica.taker.admit(self._rows, root, prompts)
+        hits = sum(found.tolist())
         self._replica.count(KVCacheMetrics(sum(lengths) - hits, hits))
         self._replica.verify()
-        return granted.hits
+        return found
 
     def inputs(self) -> list[RaggedKVCacheInputs]:
         """Returns what a graph needs to compute the active tokens.
@@ -124,7 +123,7 @@ class RunningBatch:
                 not fit 32 bits.
         """
         self._check_length(self._tables.memory.max_lengths.item(1) + 1)
-        self._pools.carry_out(self._rows.advance(tokens))
+        self._replica.taker.carry_out(self._rows.advance(tokens))
         self._replica.verify()
 
     def leave(self, rows: Sequence[int]) -> None:
