@@ -19,6 +19,8 @@ class KVCacheMetrics:
     """Cached pages that were given to another request."""
     copied_pages: int = 0
     """Pages copied from another replica; their tokens are `cache_tokens`."""
+    partial_tokens: int = 0
+    """Those of `cache_tokens` that the beginning of a copied page spared."""
 
     @property
     def prompt_tokens(self) -> int:

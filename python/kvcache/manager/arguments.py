@@ -44,6 +44,19 @@ def check_agreement(
         )
 
 
+def check_partial(min_partial_hit: int | None, page_size: int) -> None:
+    """Verifies from which part of a page on it is to be copied.
+
+    Raises:
+        InvalidParamsError: If it is not a part of a page.
+    """
+    if min_partial_hit is not None and not 0 < min_partial_hit < page_size:
+        raise InvalidParamsError(
+            f"wanted a min_partial_hit from 1 to {page_size - 1}, tokens of a "
+            f"page of {page_size}, or None, got {min_partial_hit}"
+        )
+
+
 def check_offered(params: KVCacheParams) -> None:
     """Verifies that nothing is wanted that is still to come.
 

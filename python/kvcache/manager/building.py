@@ -25,6 +25,7 @@ def build_replicas(
     max_seq_len: int,
     copies_prefixes: bool,
     is_checking: bool,
+    min_partial: int | None,
     digest: Digest | None,
 ) -> Replicas:
     """Makes the books of each replica.
@@ -38,6 +39,7 @@ def build_replicas(
         max_seq_len: Tokens of the longest request.
         copies_prefixes: Whether cached prefixes go from replica to replica.
         is_checking: Whether each call verifies the books.
+        min_partial: Tokens of a page from which on its beginning is copied.
         digest: Finds cached pages, for tests; None for one of the core's own.
     """
     spare = len(pools) > 1  # A sequence that looks, or holds what is copied.
@@ -56,6 +58,8 @@ def build_replicas(
         )
         for num_requests in spread(max_batch_size, len(pools))
     ]
+    for member, own in zip(members, pools, strict=True):
+        member.carry_out, member.min_partial = own.carry_out, min_partial
     if copies_prefixes:
         _connect(members, pools)
     return Replicas(members)

@@ -39,16 +39,22 @@ class Claim:
     num_counted: int = 0
     """Prompt tokens that are in the metrics."""
 
-    def count_hit(self, context: RequestContext, hit: int) -> KVCacheMetrics:
-        """Notes tokens found behind the processed ones; returns the change."""
+    def count_hit(
+        self, context: RequestContext, hit: int, *, page_size: int
+    ) -> KVCacheMetrics:
+        """Notes tokens found behind the processed ones; returns the change.
+
+        A hit that ends inside a page has copied that page's beginning.
+        """
         start = context.tokens.processed_length
         end = start + hit
         twice = max(0, min(self.num_counted, end) - start)
         self.num_counted = max(self.num_counted, end)
         self.num_covered = max(self.num_covered, end)
         self.capacity = max(self.capacity, end)
-        self.num_committed = end
-        return KVCacheMetrics(-twice, hit)
+        num_partial = end % page_size
+        self.num_committed = end - num_partial
+        return KVCacheMetrics(-twice, hit, partial_tokens=num_partial)
 
     def count_input(self, context: RequestContext) -> KVCacheMetrics:
         """Notes prompt tokens that are computed; returns the change."""

@@ -9,6 +9,7 @@ from kvcache.core.digest import Digest
 from kvcache.manager.arguments import (
     check_agreement,
     check_offered,
+    check_partial,
     check_replica,
     check_sizes,
     pages_in,
@@ -71,11 +72,18 @@ class PagedKVCacheManager(
         enable_runtime_checks: Whether each call verifies the books; slow.
         digest: Finds cached pages, never decides; randomly keyed unless given.
         copy_prefixes_across_replicas: Whether prefixes are copied.
+        min_partial_hit: Tokens of a page, fewer than a page has, from which
+            on the beginning of a cached page is copied where the whole does
+            not match; None for whole pages only. A copy moves a page's bytes,
+            whatever part of it fits, so few tokens may cost more than they
+            spare. It also widens a side channel: whoever shares a salt can
+            tell from the time that a request takes what others have cached,
+            token by token instead of page by page.
         zmq_allow_remote: Whether the endpoint may be one that other machines
             reach.
 
     Raises:
-        InvalidParamsError: If a size is not positive, arguments disagree, or
+        InvalidParamsError: If a size is out of range, arguments disagree, or
             the endpoint cannot be bound.
         NotOfferedError: If swapping to the host is wanted, or a layout that
             is not paged.
@@ -98,6 +106,7 @@ class PagedKVCacheManager(
         *,
         digest: Digest | None = None,
         copy_prefixes_across_replicas: bool = True,
+        min_partial_hit: int | None = None,
         zmq_allow_remote: bool = False,
     ) -> None:
         """Allocates the pools; every page is free."""
@@ -109,6 +118,7 @@ class PagedKVCacheManager(
         )
         check_offered(params)
         check_agreement(params, devices, page_size)
+        check_partial(min_partial_hit, page_size)
         self.params = params
         self.max_batch_size = max_batch_size
         self.max_seq_len = max_seq_len
@@ -120,6 +130,7 @@ class PagedKVCacheManager(
         self.page_size = page_size
         self.enable_prefix_caching = params.enable_prefix_caching
         self.enable_kvcache_swapping_to_host = False
+        self.min_partial_hit = min_partial_hit
         self.copy_prefixes_across_replicas = (
             copy_prefixes_across_replicas
             and params.enable_prefix_caching
@@ -146,6 +157,7 @@ class PagedKVCacheManager(
             max_seq_len=max_seq_len,
             copies_prefixes=self.copy_prefixes_across_replicas,
             is_checking=enable_runtime_checks,
+            min_partial=min_partial_hit,
             digest=digest,
         )
         self._increment = CacheLengthIncrement(self.devices, self.num_replicas)
@@ -164,7 +176,8 @@ class PagedKVCacheManager(
         """Takes the cached prefix of a request, and no page beyond it.
 
         A scheduler that calls it first knows what is left to compute before
-        it cuts a prompt into chunks. `maybe_reserve` finds the same prefix.
+        it cuts a prompt into chunks. `maybe_reserve` finds the same prefix
+        and, with `min_partial_hit`, the beginning of a further page.
 
         Args:
             data: The request; its window moves past the hit.

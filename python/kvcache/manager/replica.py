@@ -1,17 +1,21 @@
 """The requests of one replica, and which pages they hold."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeAlias
 
-from kvcache.core.interface import CacheCore, Counts, window_after_hit
-from kvcache.errors import (
-    InsufficientPagesError,
+import numpy as np
+import numpy.typing as npt
+
+from kvcache.core.interface import (
+    CacheCore,
+    Counts,
+    Granted,
+    window_after_hit,
 )
-from kvcache.manager.claim import (
-    Claim,
-    skip_hit,
-)
+from kvcache.errors import InsufficientPagesError
+from kvcache.manager.claim import Claim, skip_hit
 from kvcache.manager.claims import Claims
 from kvcache.manager.lending import FindOffer, Offer
 from kvcache.manager.prepared import Met, Prepared
@@ -19,6 +23,9 @@ from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext, windows_of
 from kvcache.spec import pages_for
+
+CarryOut: TypeAlias = Callable[[npt.NDArray[np.uint32]], None]
+"""Moves pages' contents, `[num_moves, 3]` as in `Granted.moves`."""
 
 
 class Replica:
@@ -33,6 +40,10 @@ class Replica:
 
     find_offer: FindOffer | None = None
     """Finds prefixes that other replicas hold; None if none is to be copied."""
+    carry_out: CarryOut | None = None
+    """Moves contents between pages; None if there are none."""
+    min_partial: int | None = None
+    """Tokens of a page from which on its beginning is copied; None: never."""
 
     def __init__(
         self,
@@ -228,7 +239,12 @@ class Replica:
 
     def _take(self, batch: Prepared) -> None:
         """Takes the pages of some steps, with hits, for all or for none."""
-        granted = self.core.reserve(batch.batch(), num_steps=batch.num_steps)
+        granted = self.core.reserve(
+            batch.batch(),
+            num_steps=batch.num_steps,
+            min_partial=self.min_partial,
+        )
+        self._carry_out(granted)
         self._settle(batch, granted.hits)
         size, further = self.core.page_size, batch.num_steps - 1
         for claim, context in zip(
@@ -236,6 +252,11 @@ class Replica:
         ):
             last = context.tokens.current_position + further
             claim.capacity = max(claim.capacity, pages_for(last, size) * size)
+
+    def _carry_out(self, granted: Granted) -> None:
+        """Has moved what a reservation says is to be moved."""
+        if self.carry_out is not None and len(granted.moves):
+            self.carry_out(granted.moves)
 
     def _offer(self, context: RequestContext, claim: Claim) -> Offer | None:
         """Finds what another replica holds of a request and this one not."""
@@ -283,7 +304,8 @@ class Replica:
         rows = zip(met.contexts, met.claims, hits.tolist(), strict=True)
         for context, claim, hit in rows:
             if hit:
-                self._metrics += claim.count_hit(context, hit)
+                size = self.core.page_size
+                self._metrics += claim.count_hit(context, hit, page_size=size)
                 skip_hit(context.tokens, hit)
 
     def _count_input(self, met: Met) -> None:

@@ -82,11 +82,16 @@ class RunningBatch:
         """
         self._check_length(max(map(len, prompts), default=0))
         root = namespace(cache_salt=cache_salt, model_name=model_name)
-        granted = self._rows.admit(root, prompts)
+        granted = self._rows.admit(
+            root, prompts, min_partial=self._replica.min_partial
+        )
         self._pools.carry_out(granted.moves)
         hits = int(granted.hits.sum())
+        partial = int((granted.hits % self._replica.core.page_size).sum())
         total = sum(map(len, prompts))
-        self._replica.count(KVCacheMetrics(total - hits, hits))
+        self._replica.count(
+            KVCacheMetrics(total - hits, hits, partial_tokens=partial)
+        )
         self._replica.verify()
         return granted.hits
 
