@@ -34,6 +34,8 @@ class Claim:
     """Tokens whose keys and values exist, or were fetched to be computed."""
     num_committed: int = 0
     """Tokens in findable pages."""
+    num_shared: int = 0
+    """Tokens in pages that were shared by a fork; stays until it truncates."""
     num_prompt: int = 0
     """Tokens that count as the prompt."""
     num_counted: int = 0
@@ -64,17 +66,25 @@ class Claim:
         return KVCacheMetrics(new)
 
 
-def first_sight(claim: Claim, context: RequestContext, core: CacheCore) -> None:
-    """Takes a sequence for a claim whose context was not seen before.
+def check_text(context: RequestContext) -> None:
+    """Verifies that a request's tokens say all that its pages depend on.
 
     Raises:
-        NotOfferedError: If the request has images: its tokens do not say all
-            that its pages depend on.
+        NotOfferedError: If it has images.
     """
     if getattr(context, "images", None):
         raise NotOfferedError(
             f"wanted text only, request {context.request_id!r} has images"
         )
+
+
+def first_sight(claim: Claim, context: RequestContext, core: CacheCore) -> None:
+    """Takes a sequence for a claim whose context was not seen before.
+
+    Raises:
+        NotOfferedError: If the request has images.
+    """
+    check_text(context)
     salt, model = context.cache_salt, context.model_name
     claim.namespace = namespace(cache_salt=salt, model_name=model)
     claim.seq = core.claim(claim.namespace)
@@ -97,8 +107,14 @@ def check_state(claim: Claim, context: RequestContext, processed: int) -> None:
     if processed < claim.num_committed:
         raise RequestStateError(
             f"request {context.request_id!r} has {processed} processed tokens, "
-            f"{claim.num_committed} were committed: release a request before "
-            f"rewinding it this far"
+            f"{claim.num_committed} were committed: release or truncate a "
+            f"request before rewinding it this far"
+        )
+    if processed < claim.num_shared:
+        raise RequestStateError(
+            f"request {context.request_id!r} has {processed} processed tokens, "
+            f"{claim.num_shared} were shared by a fork: truncate a request "
+            f"before rewinding it this far"
         )
 
 

@@ -74,7 +74,7 @@ class Claims:
         if claim.seq >= 0:
             self._core.release(claim.seq)
         del self._claims[request_id]
-        self._met = None
+        self.forget_batch()
 
     def meet(self, contexts: Sequence[RequestContext]) -> Met:
         """Returns what is held for requests, each of which comes once.
@@ -94,6 +94,10 @@ class Claims:
             raise RequestStateError("wanted each request once in a batch")
         self._met = Met(list(contexts), claims, counts(seqs))
         return self._met
+
+    def forget_batch(self) -> None:
+        """Has the next batch verified anew, since claims have changed."""
+        self._met = None
 
     def meet_one(self, context: RequestContext) -> Claim:
         """Returns what is held for one request."""

@@ -21,6 +21,7 @@ from kvcache.manager.increment import CacheLengthIncrement
 from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.routing import ReplicaRouting
 from kvcache.manager.running import RunningBatch
+from kvcache.manager.sharing import CacheSharing
 from kvcache.manager.sizing import CacheSizing
 from kvcache.request import RequestContext
 from kvcache.resets import ResetInbox
@@ -28,7 +29,7 @@ from kvcache.spec import KVCacheParams
 
 
 class PagedKVCacheManager(
-    CacheSizing, CacheGauges, ReplicaRouting, GraphFeeding
+    CacheSizing, CacheGauges, ReplicaRouting, CacheSharing, GraphFeeding
 ):
     """Decides which request holds which page, and feeds graphs with it.
 

@@ -7,6 +7,7 @@ from kvcache.errors import (
     InsufficientPagesError,
     UnknownRequestError,
 )
+from kvcache.manager.forking import fork, truncate
 from kvcache.manager.replica import Replica
 from kvcache.manager.tables import StepTables
 from kvcache.metrics import KVCacheMetrics
@@ -74,6 +75,23 @@ class Replicas:
         """Forgets a request and gives its pages back."""
         self._of(request_id).release(request_id)
         del self._homes[request_id]
+
+    def fork(
+        self,
+        context: RequestContext,
+        new: RequestContext,
+        length: int | None,
+    ) -> None:
+        """Claims a request that shares what another one has computed."""
+        replica = self.index_of(context.request_id)
+        if new.request_id in self._homes:
+            raise ClaimError(f"request {new.request_id!r} is already claimed")
+        fork(self.members[replica], context, new, length)
+        self._homes[new.request_id] = replica
+
+    def truncate(self, context: RequestContext, length: int | None) -> None:
+        """Gives a request's pages beyond some tokens back."""
+        truncate(self._of(context.request_id), context, length)
 
     def pages(self, request_id: Hashable) -> list[int]:
         """Returns a request's pages, as its own replica numbers them."""

@@ -1,0 +1,73 @@
+"""What requests share beyond equal prefixes, and for how long it is kept."""
+
+from kvcache.manager.replicas import Replicas
+from kvcache.request import RequestContext
+
+
+class CacheSharing:
+    """Branches and shortens requests."""
+
+    _replicas: Replicas
+
+    def fork(
+        self,
+        request: RequestContext,
+        new_request: RequestContext,
+        *,
+        length: int | None = None,
+    ) -> None:
+        """Claims a request that goes on from what another one has computed.
+
+        Both hold the same pages, whether they are full or committed or not,
+        with or without prefix caching. Each goes on in pages of its own: a
+        page that is begun is copied when the first of them reserves, which
+        takes a page, so reserve both anew. Until `truncate`, neither can be
+        rewound behind what they share.
+
+        The new request gets the retention of the other one, and its shared
+        tokens count as `cache_tokens`. For an edited prompt, share the tokens
+        before the first one that changed.
+
+        Args:
+            request: The request to go on from.
+            new_request: One that is not claimed, of the same salt and model,
+                with an id and tokens of its own: they begin with those that
+                are shared, and at least one more follows. Its window moves
+                behind the shared tokens.
+            length: Processed tokens of `request` to share; None for all.
+
+        Raises:
+            UnknownRequestError: If `request` is not claimed.
+            ClaimError: If `new_request` is, or no more may be claimed.
+            RequestStateError: If the new request's tokens begin otherwise or
+                are processed already, its salt or model differs, or `length`
+                is beyond what is processed or leaves it nothing to compute.
+            NotOfferedError: If the new request has images.
+        """
+        self._replicas.fork(request, new_request, length)
+
+    def truncate(
+        self, request: RequestContext, length: int | None = None
+    ) -> None:
+        """Moves a request back, and gives the pages beyond back.
+
+        The window begins after `length` tokens then: what was processed behind
+        them is active again, as by `tokens.rewind_processing`, and pages that
+        were reserved for further steps have to be reserved again. What was
+        committed stays findable, as with `release`. A page that stays in part
+        is copied before it is written, if others can see it.
+
+        For speculative decoding, and for requests that wait.
+
+        Args:
+            request: The request.
+            length: Processed tokens to keep; None for all, which gives back
+                what is reserved beyond. A caller may have rewound the tokens
+                before, even behind what was committed.
+
+        Raises:
+            UnknownRequestError: If the request is not claimed.
+            RequestStateError: If `length` is negative or beyond what is
+                processed, or more is processed than was fetched.
+        """
+        self._replicas.truncate(request, length)
