@@ -171,6 +171,19 @@ def test_shared_pages_cannot_be_rewound_before_they_are_truncated() -> None:
     loop.step(branch, parent)
 
 
+def test_a_fork_cannot_be_rewound_into_its_parents_pages() -> None:
+    manager = make(caching=False)
+    loop = ByteLoop(manager)
+    parent = loop.serve(40)
+    manager.fork(parent, branch := branch_of(parent, 9))
+    loop.step(branch)
+    branch.tokens.rewind_processing(20)
+    with pytest.raises(RequestStateError, match="40 were shared by a fork"):
+        manager.fetch([branch])
+    manager.truncate(branch)
+    loop.step(branch, parent)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -259,6 +272,20 @@ def test_what_was_committed_is_copied_before_it_is_written_again() -> None:
     loop.step(sibling, request)
 
 
+def test_a_page_that_stays_in_part_is_copied_for_a_chunk_inside_it() -> None:
+    manager = make()
+    loop = ByteLoop(manager)
+    request = loop.serve(31)
+    loop.step(request)
+    sibling = loop.serve([*range(31), 7, 8])
+    assert pages(manager, request)[:2] == pages(manager, sibling)[:2]
+    manager.truncate(request, 20)
+    request.tokens._array[20:33] = 99
+    request.tokens.chunk(4)
+    loop.step(request)
+    loop.step(sibling, request)
+
+
 def test_truncating_at_a_page_finds_the_pages_again() -> None:
     manager = make()
     loop = ByteLoop(manager)
@@ -301,10 +328,13 @@ def test_a_caller_may_rewind_first_even_behind_what_was_committed() -> None:
 def test_a_batch_that_was_fetched_before_is_verified_anew() -> None:
     manager = make()
     loop = ByteLoop(manager)
-    request = loop.serve(20)
-    loop.step(request)
+    request = claimed(manager, 20)
+    loop.run(request)
+    request.update(7)
     manager.truncate(request, 5)
     request.tokens.skip_processing(10)  # Nothing computed these.
+    with pytest.raises(RequestStateError, match="15 processed tokens"):
+        manager.step([request])
     with pytest.raises(RequestStateError, match="15 processed tokens"):
         manager.fetch([request])
     request.tokens.rewind_processing(10)
