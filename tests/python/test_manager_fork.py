@@ -126,7 +126,7 @@ def test_a_fork_whose_pages_another_request_committed_goes_on() -> None:
         loop.step(branch, parent, twin)
 
 
-def test_a_reserved_parent_reserves_anew() -> None:
+def test_a_parent_that_is_reserved_does_not_run_short() -> None:
     manager = make(num_pages=3)
     loop = ByteLoop(manager)
     parent = loop.serve(20)
@@ -134,12 +134,25 @@ def test_a_reserved_parent_reserves_anew() -> None:
     manager.fork(parent, branch := branch_of(parent, 9))
     other = claimed(manager, range(300, 310))
     assert manager.maybe_reserve(other)
-    assert not manager.maybe_reserve(parent)
     assert not manager.maybe_reserve(branch)
+    loop.step(parent)  # Behind what the branch can see.
     loop.leave(other)
     assert manager.maybe_reserve(branch)
-    assert manager.maybe_reserve(parent)
     loop.step(branch, parent)
+
+
+def test_the_page_of_a_fork_is_copied_for_a_parent_that_goes_first() -> None:
+    manager = make()
+    loop = ByteLoop(manager)
+    parent = loop.serve(20)
+    manager.fork(parent, branch := branch_of(parent, 9))
+    old = pages(manager, branch)
+    assert manager.maybe_reserve(parent, 20)
+    assert pages(manager, parent)[1] not in old
+    assert pages(manager, branch) == old
+    loop.step(parent)
+    loop.step(branch, parent)
+    assert pages(manager, branch) == old
 
 
 def test_a_chunk_of_a_fork_moves_behind_what_is_shared() -> None:

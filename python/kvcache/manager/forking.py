@@ -43,7 +43,7 @@ def fork(
     branch = Claim(
         identity=claim.identity,
         namespace=claim.namespace,
-        capacity=shared // size * size,
+        capacity=shared // size * size,  # It reserves before it writes.
         num_covered=shared,
         num_committed=min(claim.num_committed, shared // size * size),
         num_shared=shared,
@@ -58,8 +58,6 @@ def fork(
         raise
     kept = min(processed, pages_for(shared, size) * size)
     claim.num_shared = max(claim.num_shared, kept)
-    if shared % size:  # Who comes first copies the begun page in `reserve`.
-        claim.capacity = min(claim.capacity, shared // size * size)
     skip_hit(new.tokens, shared)
     member.count(KVCacheMetrics(cache_tokens=shared))
     member.claims.forget_batch()

@@ -20,9 +20,9 @@ class CacheSharing:
 
         Both hold the same pages, whether they are full or committed or not,
         with or without prefix caching. Each goes on in pages of its own: a
-        page that is begun is copied when the first of them reserves, which
-        takes a page, so reserve both anew. Until `truncate`, neither can be
-        rewound behind what they share.
+        page that is begun is copied for the one that reserves first, so that
+        takes a page more. Until `truncate`, neither can be rewound behind what
+        they share.
 
         The new request gets the retention of the other one, and its shared
         tokens count as `cache_tokens`. For an edited prompt, share the tokens
