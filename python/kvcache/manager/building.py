@@ -11,6 +11,7 @@ from kvcache.manager.device import ReplicaPools
 from kvcache.manager.lending import Lender
 from kvcache.manager.replica import Replica
 from kvcache.manager.replicas import Replicas
+from kvcache.manager.retention import Clock
 from kvcache.manager.sizing import spread
 from kvcache.spec import KVCacheParams
 
@@ -26,6 +27,7 @@ def build_replicas(
     copies_prefixes: bool,
     is_checking: bool,
     min_partial: int | None,
+    clock: Clock,
     digest: Digest | None,
 ) -> Replicas:
     """Makes the books of each replica.
@@ -40,6 +42,7 @@ def build_replicas(
         copies_prefixes: Whether cached prefixes go from replica to replica.
         is_checking: Whether each call verifies the books.
         min_partial: Tokens of a page from which on its beginning is copied.
+        clock: Says the time, in seconds.
         digest: Finds cached pages, for tests; None for one of the core's own.
     """
     spare = len(pools) > 1  # A sequence that looks, or holds what is copied.
@@ -55,6 +58,7 @@ def build_replicas(
             num_requests,
             max_seq_len,
             is_checking=is_checking,
+            clock=clock,
         )
         for num_requests in spread(max_batch_size, len(pools))
     ]

@@ -10,8 +10,11 @@ from kvcache.errors import (
 )
 from kvcache.manager.claim import Claim, check_identity, first_sight
 from kvcache.manager.prepared import Met
+from kvcache.manager.retention import Keeper, Wish
 from kvcache.manager.tables import counts
 from kvcache.request import RequestContext
+
+_DEFAULT = Wish()
 
 
 class Claims:
@@ -20,10 +23,12 @@ class Claims:
     Args:
         core: Keeps the pages' books.
         most: Requests that can be claimed at a time.
+        keeper: Is told how long requests want their pages kept.
     """
 
-    def __init__(self, core: CacheCore, most: int) -> None:
+    def __init__(self, core: CacheCore, most: int, keeper: Keeper) -> None:
         """Starts without requests."""
+        self._keeper = keeper
         self._core = core
         self._most = most
         self._claims: dict[Hashable, Claim] = {}
@@ -103,6 +108,9 @@ class Claims:
         """Returns what is held for one request."""
         claim = self[context.request_id]
         if claim.seq < 0:
+            wish = Wish.of(context)
             first_sight(claim, context, self._core)
+            if wish != _DEFAULT:
+                self._keeper.keep(claim.seq, wish)
         check_identity(claim, context)
         return claim

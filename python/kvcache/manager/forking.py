@@ -11,6 +11,7 @@ from kvcache.manager.claim import (
     skip_hit,
 )
 from kvcache.manager.replica import Replica
+from kvcache.manager.retention import Wish
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext
 from kvcache.spec import pages_for
@@ -33,6 +34,7 @@ def fork(
     Raises:
         ClaimError: If no more requests may be claimed.
         NotOfferedError: If the new request has images.
+        RetentionError: If its own retention is out of range.
         RequestStateError: If the requests do not fit each other.
     """
     claim, size = member.claims.meet_one(context), member.core.page_size
@@ -40,6 +42,7 @@ def fork(
     check_state(claim, context, processed)
     shared = processed if length is None else length
     _check_branch(claim, context, new, shared)
+    wish = Wish.of(new)
     branch = Claim(
         identity=claim.identity,
         namespace=claim.namespace,
@@ -57,6 +60,8 @@ def fork(
         member.claims.remove(new.request_id)
         raise
     kept = min(processed, pages_for(shared, size) * size)
+    if wish != Wish():
+        member.keeper.keep(branch.seq, wish)
     claim.num_shared = max(claim.num_shared, kept)
     skip_hit(new.tokens, shared)
     member.count(KVCacheMetrics(cache_tokens=shared))

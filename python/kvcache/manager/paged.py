@@ -1,5 +1,6 @@
 """PagedKVCacheManager: who holds which page, fed to MAX graphs."""
 
+import time
 from collections.abc import Hashable, Sequence
 
 from max.driver import Device
@@ -19,6 +20,7 @@ from kvcache.manager.feeding import GraphFeeding
 from kvcache.manager.gauges import CacheGauges
 from kvcache.manager.increment import CacheLengthIncrement
 from kvcache.manager.inputs import RaggedKVCacheInputs
+from kvcache.manager.retention import Clock
 from kvcache.manager.routing import ReplicaRouting
 from kvcache.manager.running import RunningBatch
 from kvcache.manager.sharing import CacheSharing
@@ -80,6 +82,8 @@ class PagedKVCacheManager(
             spare. It also widens a side channel: whoever shares a salt can
             tell from the time that a request takes what others have cached,
             token by token instead of page by page.
+        clock: Says the time in seconds, for what is kept for a time and for
+            when pages were evicted; it must never go back.
         zmq_allow_remote: Whether the endpoint may be one that other machines
             reach.
 
@@ -108,6 +112,7 @@ class PagedKVCacheManager(
         digest: Digest | None = None,
         copy_prefixes_across_replicas: bool = True,
         min_partial_hit: int | None = None,
+        clock: Clock = time.monotonic,
         zmq_allow_remote: bool = False,
     ) -> None:
         """Allocates the pools; every page is free."""
@@ -159,6 +164,7 @@ class PagedKVCacheManager(
             copies_prefixes=self.copy_prefixes_across_replicas,
             is_checking=enable_runtime_checks,
             min_partial=min_partial_hit,
+            clock=clock,
             digest=digest,
         )
         self._increment = CacheLengthIncrement(self.devices, self.num_replicas)

@@ -1,5 +1,6 @@
 """The requests of one replica, and which pages they hold."""
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +20,7 @@ from kvcache.manager.claim import Claim, skip_hit
 from kvcache.manager.claims import Claims
 from kvcache.manager.lending import FindOffer, Offer
 from kvcache.manager.prepared import Met, Prepared
+from kvcache.manager.retention import Clock, Keeper
 from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext, windows_of
@@ -36,6 +38,7 @@ class Replica:
         max_batch_size: Requests that can be claimed at a time.
         max_seq_len: Tokens of the longest request.
         is_checking: Whether each call verifies every invariant.
+        clock: Says the time, in seconds.
     """
 
     find_offer: FindOffer | None = None
@@ -52,13 +55,15 @@ class Replica:
         max_seq_len: int,
         *,
         is_checking: bool = False,
+        clock: Clock = time.monotonic,
     ) -> None:
         """Starts without requests."""
         self.core = core
         self.max_batch_size = max_batch_size
         self._max_seq_len = max_seq_len
         self._is_checking = is_checking
-        self.claims = Claims(core, max_batch_size)
+        self.keeper = Keeper(core, clock)
+        self.claims = Claims(core, max_batch_size, self.keeper)
         self._metrics = KVCacheMetrics()
         self._num_evicted_before = 0
 
@@ -120,6 +125,7 @@ class Replica:
         before = context.tokens.processed_length
         offer = self._offer(context, claim)
         if offer is None or not self._take_offer(one, offer, end=offer.end):
+            self.keeper.tick()
             self._settle(one, self.core.adopt(one.batch()).hits)
         self.verify()
         return context.tokens.processed_length - before
@@ -239,6 +245,7 @@ class Replica:
 
     def _take(self, batch: Prepared) -> None:
         """Takes the pages of some steps, with hits, for all or for none."""
+        self.keeper.tick()
         granted = self.core.reserve(
             batch.batch(),
             num_steps=batch.num_steps,
@@ -285,6 +292,7 @@ class Replica:
         claim, context = one.met.claims[0], one.met.contexts[0]
         size, start = self.core.page_size, context.tokens.processed_length
         batch = replace(one.batch(), tokens=[context.tokens.all])
+        self.keeper.tick()
         with suppress(InsufficientPagesError):
             wider = replace(batch, active=counts([end - start]))
             (hit,) = self.core.reserve(wider, num_steps=1).hits.tolist()

@@ -9,6 +9,7 @@ from kvcache.errors import (
 )
 from kvcache.manager.forking import fork, truncate
 from kvcache.manager.replica import Replica
+from kvcache.manager.retention import Wish
 from kvcache.manager.tables import StepTables
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext
@@ -92,6 +93,13 @@ class Replicas:
     def truncate(self, context: RequestContext, length: int | None) -> None:
         """Gives a request's pages beyond some tokens back."""
         truncate(self._of(context.request_id), context, length)
+
+    def keep(self, context: RequestContext, wish: Wish) -> None:
+        """Says how long to keep what a request commits."""
+        member = self._of(context.request_id)
+        seq = member.claims.meet_one(context).seq
+        member.keeper.keep(seq, wish)
+        member.verify()
 
     def pages(self, request_id: Hashable) -> list[int]:
         """Returns a request's pages, as its own replica numbers them."""

@@ -82,6 +82,7 @@ class RunningBatch:
         """
         self._check_length(max(map(len, prompts), default=0))
         root = namespace(cache_salt=cache_salt, model_name=model_name)
+        self._replica.keeper.tick()
         granted = self._rows.admit(
             root, prompts, min_partial=self._replica.min_partial
         )
@@ -129,6 +130,8 @@ class RunningBatch:
                 not fit 32 bits.
         """
         self._check_length(self._tables.memory.max_lengths.item(1) + 1)
+        if self._replica.keeper.has_ttl:
+            self._replica.keeper.tick()
         self._pools.carry_out(self._rows.advance(tokens))
         self._replica.verify()
 

@@ -1,11 +1,13 @@
 """What requests share beyond equal prefixes, and for how long it is kept."""
 
+from kvcache.core.interface import DEFAULT_PRIORITY
 from kvcache.manager.replicas import Replicas
+from kvcache.manager.retention import Wish
 from kvcache.request import RequestContext
 
 
 class CacheSharing:
-    """Branches and shortens requests."""
+    """Branches and shortens requests, and says how long pages are kept."""
 
     _replicas: Replicas
 
@@ -24,9 +26,9 @@ class CacheSharing:
         takes a page more. Until `truncate`, neither can be rewound behind what
         they share.
 
-        The new request gets the retention of the other one, and its shared
-        tokens count as `cache_tokens`. For an edited prompt, share the tokens
-        before the first one that changed.
+        The new request gets the retention of the other one, unless it has a
+        `cache_priority` of its own; its shared tokens count as `cache_tokens`.
+        For an edited prompt, share the tokens before the first that changed.
 
         Args:
             request: The request to go on from.
@@ -43,6 +45,8 @@ class CacheSharing:
                 are processed already, its salt or model differs, or `length`
                 is beyond what is processed or leaves it nothing to compute.
             NotOfferedError: If the new request has images.
+            RetentionError: If its `cache_priority` or `cache_ttl` is out of
+                range.
         """
         self._replicas.fork(request, new_request, length)
 
@@ -71,3 +75,35 @@ class CacheSharing:
                 processed, or more is processed than was fetched.
         """
         self._replicas.truncate(request, length)
+
+    def set_retention(
+        self,
+        request: RequestContext,
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        ttl: float | None = None,
+    ) -> None:
+        """Says how long to keep what a request commits, once it has left.
+
+        Of cached pages, those with the lowest priority are handed out first,
+        and the longest unused of them. That goes for what the request has
+        committed, for what it will commit and for the cached prefix that it
+        takes; where several requests use a page, the highest priority and the
+        latest end count, so a page is never kept for less. A prefix is kept at
+        least as long as what follows it.
+
+        A request may say the same with its attributes `cache_priority` and
+        `cache_ttl`, which are read when its tokens are first seen.
+
+        Args:
+            request: The request.
+            priority: 0 to 100; that of other requests is 35.
+            ttl: Seconds from now on after which the pages fall back to
+                priority 35; None for never. Only with a higher priority.
+
+        Raises:
+            UnknownRequestError: If the request is not claimed.
+            RetentionError: If a value is out of range, or a time goes with a
+                priority that is not above 35.
+        """
+        self._replicas.keep(request, Wish(priority, ttl))
