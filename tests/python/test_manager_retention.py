@@ -88,6 +88,17 @@ def test_a_time_to_live_ends() -> None:
     assert is_cached(manager, 400)
 
 
+def test_a_reservation_ends_what_lives_for_a_time() -> None:
+    clock = Clock()
+    manager = make(num_pages=3, clock=clock)
+    visit(manager, 100, cache_priority=90, cache_ttl=10)
+    clock.now += 10
+    visit(manager, 200)
+    fill(manager, 2)
+    assert is_cached(manager, 200)
+    assert not is_cached(manager, 100)
+
+
 def test_a_running_batch_ends_what_lives_for_a_time() -> None:
     clock = Clock()
     manager = make(num_pages=3, clock=clock)

@@ -1,5 +1,6 @@
-"""Forks, truncations and parts of pages, whatever the order, in real bytes."""
+"""Forks, truncations, parts and pins, in any order, in real bytes."""
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from byte_loop import ByteLoop
 from byte_oracle import words
 from kvcache import InsufficientPagesError, Request
 from kvcache.core.digest import sha256_digest
-from kvcache.errors import RequestStateError
+from kvcache.errors import PinLimitError, RequestStateError
+from kvcache.manager import Pin
 from managers import make, pages
 
 MAX_BATCH_SIZE = 5
@@ -52,9 +54,11 @@ class SharingMachine(RuleBasedStateMachine):
             caching=caching,
             min_partial_hit=min_partial if is_part else None,
             digest=digest,
+            max_pins=3,
         )
         self.loop = ByteLoop(self.manager)
         self.requests: list[Request] = []
+        self.pins: list[tuple[Pin, list[int], int]] = []
 
     def draw(self, data) -> Request:
         if not self.requests:
@@ -249,6 +253,34 @@ class SharingMachine(RuleBasedStateMachine):
         self.manager.release(request.request_id)
         self.requests.remove(request)
 
+    @rule(data=st.data(), priority=st.sampled_from([0, 35, 50, 100]))
+    def keep(self, data, priority) -> None:
+        self.manager.set_retention(self.draw(data), priority=priority)
+
+    @rule(data=st.data())
+    def pin(self, data) -> None:
+        request, before = self.draw(data), self.snapshot()
+        try:
+            pin = self.manager.pin(request)
+        except PinLimitError:
+            assert self.snapshot() == before
+            event("too many pins")
+            return
+        held = pages(self.manager, request)[: pin.num_pages]
+        self.pins.append((pin, held, self.checksum(held)))
+        if held:
+            event("pinned")
+
+    @rule(data=st.data())
+    def unpin(self, data) -> None:
+        if self.pins:
+            place = data.draw(st.integers(0, len(self.pins) - 1))
+            self.manager.unpin(self.pins.pop(place)[0])
+
+    def checksum(self, held: list[int]) -> int:
+        (inputs,) = self.manager.fetch([])
+        return zlib.crc32(inputs.blocks.to_numpy()[held])
+
     @rule()
     def reset_prefix_cache(self) -> None:
         self.manager.reset_prefix_cache()
@@ -257,6 +289,12 @@ class SharingMachine(RuleBasedStateMachine):
     def counts_add_up(self) -> None:
         manager = self.manager
         held = {p for r in self.requests for p in pages(manager, r)}
+        pinned = {page for _, kept, _ in self.pins for page in kept}
+        assert manager.num_pinned_blocks == len(pinned)
+        assert 2 * len(pinned) <= manager.total_num_pages
+        held |= pinned
+        for _, kept, checksum in self.pins:
+            assert self.checksum(kept) == checksum
         assert manager.num_free_blocks + len(held) == manager.total_num_pages
 
 

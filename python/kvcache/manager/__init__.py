@@ -2,9 +2,11 @@
 
 from kvcache.manager.inputs import RaggedKVCacheInputs, RaggedKVCacheSymbols
 from kvcache.manager.paged import PagedKVCacheManager
+from kvcache.manager.pinning import Pin
 
 __all__ = [
     "PagedKVCacheManager",
+    "Pin",
     "RaggedKVCacheInputs",
     "RaggedKVCacheSymbols",
 ]

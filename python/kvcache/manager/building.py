@@ -9,6 +9,7 @@ from kvcache.core.digest import Digest
 from kvcache.core.making import make_core
 from kvcache.manager.device import ReplicaPools
 from kvcache.manager.lending import Lender
+from kvcache.manager.pinning import Pins
 from kvcache.manager.replica import Replica
 from kvcache.manager.replicas import Replicas
 from kvcache.manager.retention import Clock
@@ -28,6 +29,8 @@ def build_replicas(
     is_checking: bool,
     min_partial: int | None,
     clock: Clock,
+    max_pinned_share: float,
+    max_pins: int,
     digest: Digest | None,
 ) -> Replicas:
     """Makes the books of each replica.
@@ -43,6 +46,8 @@ def build_replicas(
         is_checking: Whether each call verifies the books.
         min_partial: Tokens of a page from which on its beginning is copied.
         clock: Says the time, in seconds.
+        max_pinned_share: Share of a replica's pages that can be pinned.
+        max_pins: Pins of a replica.
         digest: Finds cached pages, for tests; None for one of the core's own.
     """
     spare = len(pools) > 1  # A sequence that looks, or holds what is copied.
@@ -51,7 +56,7 @@ def build_replicas(
             make_core(
                 num_pages,
                 page_size,
-                num_requests + spare,
+                num_requests + spare + max_pins,
                 enable_prefix_caching=params.enable_prefix_caching,
                 digest=digest,
             ),
@@ -62,8 +67,14 @@ def build_replicas(
         )
         for num_requests in spread(max_batch_size, len(pools))
     ]
-    for member, own in zip(members, pools, strict=True):
+    for index, (member, own) in enumerate(zip(members, pools, strict=True)):
         member.carry_out, member.min_partial = own.carry_out, min_partial
+        member.pins = Pins(
+            member.core,
+            index,
+            most_pages=int(max_pinned_share * num_pages),
+            most_pins=max_pins,
+        )
     if copies_prefixes:
         _connect(members, pools)
     return Replicas(members)

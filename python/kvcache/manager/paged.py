@@ -11,6 +11,7 @@ from kvcache.manager.arguments import (
     check_agreement,
     check_offered,
     check_partial,
+    check_pinning,
     check_replica,
     check_sizes,
     pages_in,
@@ -84,6 +85,9 @@ class PagedKVCacheManager(
             token by token instead of page by page.
         clock: Says the time in seconds, for what is kept for a time and for
             when pages were evicted; it must never go back.
+        max_pinned_share: Share of each replica's pages that can be pinned,
+            from 0 to 1; what is left is for requests.
+        max_pins: Pins that each replica takes.
         zmq_allow_remote: Whether the endpoint may be one that other machines
             reach.
 
@@ -113,6 +117,8 @@ class PagedKVCacheManager(
         copy_prefixes_across_replicas: bool = True,
         min_partial_hit: int | None = None,
         clock: Clock = time.monotonic,
+        max_pinned_share: float = 0.5,
+        max_pins: int = 64,
         zmq_allow_remote: bool = False,
     ) -> None:
         """Allocates the pools; every page is free."""
@@ -125,6 +131,7 @@ class PagedKVCacheManager(
         check_offered(params)
         check_agreement(params, devices, page_size)
         check_partial(min_partial_hit, page_size)
+        check_pinning(max_pinned_share, max_pins)
         self.params = params
         self.max_batch_size = max_batch_size
         self.max_seq_len = max_seq_len
@@ -165,6 +172,8 @@ class PagedKVCacheManager(
             is_checking=enable_runtime_checks,
             min_partial=min_partial_hit,
             clock=clock,
+            max_pinned_share=max_pinned_share,
+            max_pins=max_pins,
             digest=digest,
         )
         self._increment = CacheLengthIncrement(self.devices, self.num_replicas)

@@ -19,6 +19,7 @@ from kvcache.errors import InsufficientPagesError
 from kvcache.manager.claim import Claim, skip_hit
 from kvcache.manager.claims import Claims
 from kvcache.manager.lending import FindOffer, Offer
+from kvcache.manager.pinning import Pins
 from kvcache.manager.prepared import Met, Prepared
 from kvcache.manager.retention import Clock, Keeper
 from kvcache.manager.tables import StepTables, counts, step_tables
@@ -45,6 +46,8 @@ class Replica:
     """Finds prefixes that other replicas hold; None if none is to be copied."""
     carry_out: CarryOut | None = None
     """Moves contents between pages; None if there are none."""
+    pins: Pins
+    """What stays when requests leave."""
     min_partial: int | None = None
     """Tokens of a page from which on its beginning is copied; None: never."""
 

@@ -8,6 +8,7 @@ from kvcache.errors import (
     UnknownRequestError,
 )
 from kvcache.manager.forking import fork, truncate
+from kvcache.manager.pinning import Pin
 from kvcache.manager.replica import Replica
 from kvcache.manager.retention import Wish
 from kvcache.manager.tables import StepTables
@@ -99,6 +100,26 @@ class Replicas:
         member = self._of(context.request_id)
         seq = member.claims.meet_one(context).seq
         member.keeper.keep(seq, wish)
+        member.verify()
+
+    @property
+    def num_pinned(self) -> int:
+        """Pages that are pinned, over all replicas."""
+        return sum(member.pins.num_pages for member in self.members)
+
+    def pin(self, context: RequestContext) -> Pin:
+        """Keeps the committed pages of a request."""
+        member = self._of(context.request_id)
+        claim = member.claims.meet_one(context)
+        num_pages = claim.num_committed // member.core.page_size
+        pin = member.pins.add(claim.seq, num_pages)
+        member.verify()
+        return pin
+
+    def unpin(self, pin: Pin) -> None:
+        """Lets pages go that were kept."""
+        member = self.members[pin.replica % len(self.members)]
+        member.pins.remove(pin)
         member.verify()
 
     def pages(self, request_id: Hashable) -> list[int]:

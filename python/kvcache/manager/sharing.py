@@ -1,13 +1,14 @@
 """What requests share beyond equal prefixes, and for how long it is kept."""
 
 from kvcache.core.interface import DEFAULT_PRIORITY
+from kvcache.manager.pinning import Pin
 from kvcache.manager.replicas import Replicas
 from kvcache.manager.retention import Wish
 from kvcache.request import RequestContext
 
 
 class CacheSharing:
-    """Branches and shortens requests, and says how long pages are kept."""
+    """Branches and shortens requests, says how long to keep pages, and pins."""
 
     _replicas: Replicas
 
@@ -107,3 +108,36 @@ class CacheSharing:
                 priority that is not above 35.
         """
         self._replicas.keep(request, Wish(priority, ttl))
+
+    def pin(self, request: RequestContext) -> Pin:
+        """Keeps what a request has committed, also after its release.
+
+        Pinned pages are not free and stay findable, through resets too, until
+        `unpin`. Each call gives a pin of its own; a page that several keep
+        counts once, and goes when the last of them does. What is committed
+        later is not pinned: pin again for that.
+
+        Args:
+            request: The request; without prefix caching it has committed
+                nothing, and the pin keeps nothing.
+
+        Returns:
+            The pin, for `unpin`.
+
+        Raises:
+            UnknownRequestError: If the request is not claimed.
+            PinLimitError: If its replica would have more pinned pages than
+                `max_pinned_share` allows, or more than `max_pins` pins.
+        """
+        return self._replicas.pin(request)
+
+    def unpin(self, pin: Pin) -> None:
+        """Lets go of what a pin keeps; it stays cached as if just released.
+
+        Args:
+            pin: What `pin` returned.
+
+        Raises:
+            UnknownPinError: If it was let go before, or is another manager's.
+        """
+        self._replicas.unpin(pin)
