@@ -94,6 +94,15 @@ class SharingMachine(RuleBasedStateMachine):
     def serve(self, prompt, salt, stays) -> None:
         self.claim(prompt, salt)
         request = self.requests[-1]
+        told = [report.num_hit for report in self.manager.explain(request)]
+        is_small = len(told) <= self.manager.total_num_pages
+        if is_small and self.manager.maybe_reserve(request):
+            size, hit = self.manager.page_size, request.tokens.processed_length
+            whole = sum(count for count in told if count == size)
+            # Parts are not copied where pages are short.
+            assert hit in (sum(told), whole)
+            if self.manager.total_num_pages == 100:
+                assert hit == sum(told)
         self.compute([request], [0], commits=True)
         if not stays:
             self.release(request)

@@ -28,6 +28,8 @@ class Claim:
     """Salt and model that it was first seen with."""
     namespace: bytes = b""
     """What the core was told of them."""
+    context: RequestContext | None = None
+    """The request, as it was last seen."""
     capacity: int = 0
     """Tokens that its pages take."""
     num_covered: int = 0

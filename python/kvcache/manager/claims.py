@@ -1,6 +1,6 @@
 """The requests that one replica knows."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, ItemsView, Sequence
 
 from kvcache.core.interface import CacheCore
 from kvcache.errors import (
@@ -13,6 +13,9 @@ from kvcache.manager.prepared import Met
 from kvcache.manager.retention import Keeper, Wish
 from kvcache.manager.tables import counts
 from kvcache.request import RequestContext
+
+NAMESPACES = 256
+"""Namespaces that are remembered."""
 
 _DEFAULT = Wish()
 
@@ -33,6 +36,8 @@ class Claims:
         self._most = most
         self._claims: dict[Hashable, Claim] = {}
         self._met: Met | None = None
+        self.namespaces: dict[bytes, None] = {}
+        """The last namespaces that requests came with."""
 
     def __contains__(self, request_id: Hashable) -> bool:
         """Returns whether a request is claimed."""
@@ -54,6 +59,10 @@ class Claims:
                 f"wanted a claimed request, got {request_id!r}, which is not"
             )
         return claim
+
+    def items(self) -> ItemsView[Hashable, Claim]:
+        """Returns every request's id and what is held for it."""
+        return self._claims.items()
 
     def add(self, request_id: Hashable, claim: Claim) -> None:
         """Makes a request known.
@@ -112,5 +121,14 @@ class Claims:
             first_sight(claim, context, self._core)
             if wish != _DEFAULT:
                 self._keeper.keep(claim.seq, wish)
+            self.note(claim.namespace)
         check_identity(claim, context)
+        claim.context = context
         return claim
+
+    def note(self, namespace: bytes) -> None:
+        """Remembers a namespace as one that pages may be cached in."""
+        self.namespaces.pop(namespace, None)
+        self.namespaces[namespace] = None
+        if len(self.namespaces) > NAMESPACES:
+            del self.namespaces[next(iter(self.namespaces))]

@@ -46,6 +46,7 @@ def fork(
     branch = Claim(
         identity=claim.identity,
         namespace=claim.namespace,
+        context=new,
         capacity=shared // size * size,  # It reserves before it writes.
         num_covered=shared,
         num_committed=min(claim.num_committed, shared // size * size),

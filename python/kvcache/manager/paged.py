@@ -22,7 +22,6 @@ from kvcache.manager.gauges import CacheGauges
 from kvcache.manager.increment import CacheLengthIncrement
 from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.retention import Clock
-from kvcache.manager.routing import ReplicaRouting
 from kvcache.manager.running import RunningBatch
 from kvcache.manager.sharing import CacheSharing
 from kvcache.manager.sizing import CacheSizing
@@ -31,9 +30,7 @@ from kvcache.resets import ResetInbox
 from kvcache.spec import KVCacheParams
 
 
-class PagedKVCacheManager(
-    CacheSizing, CacheGauges, ReplicaRouting, CacheSharing, GraphFeeding
-):
+class PagedKVCacheManager(CacheSizing, CacheGauges, CacheSharing, GraphFeeding):
     """Decides which request holds which page, and feeds graphs with it.
 
     A serving loop claims a request with `external_claim`, and then step by

@@ -87,6 +87,7 @@ class RunningBatch:
             root, prompts, min_partial=self._replica.min_partial
         )
         self._pools.carry_out(granted.moves)
+        self._replica.claims.note(root)
         hits = int(granted.hits.sum())
         partial = int((granted.hits % self._replica.core.page_size).sum())
         total = sum(map(len, prompts))

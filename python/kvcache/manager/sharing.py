@@ -1,16 +1,15 @@
 """What requests share beyond equal prefixes, and for how long it is kept."""
 
 from kvcache.core.interface import DEFAULT_PRIORITY
+from kvcache.manager.explaining import PageReport, explain
 from kvcache.manager.pinning import Pin
-from kvcache.manager.replicas import Replicas
 from kvcache.manager.retention import Wish
+from kvcache.manager.routing import ReplicaRouting
 from kvcache.request import RequestContext
 
 
-class CacheSharing:
-    """Branches and shortens requests, says how long to keep pages, and pins."""
-
-    _replicas: Replicas
+class CacheSharing(ReplicaRouting):
+    """Branches and shortens requests; keeps, pins and explains pages."""
 
     def fork(
         self,
@@ -141,3 +140,27 @@ class CacheSharing:
             UnknownPinError: If it was let go before, or is another manager's.
         """
         self._replicas.unpin(pin)
+
+    def explain(self, request: RequestContext) -> list[PageReport]:
+        """Says of each page of a request why it would be a hit now, or not.
+
+        What is said holds for a request with the same tokens that begins anew
+        on this request's replica or, if it is not claimed, on the one that
+        `get_or_recommend_replica` names; what that would copy from other
+        replicas is left out, and so is that a request may be short of pages.
+        Pages that running batches have not committed count as never seen, and
+        of other salts and models the last few hundred are looked at. Changes
+        nothing.
+
+        For whoever runs the manager: it tells what other tenants have cached,
+        though not which, so it is not for tenants to ask.
+
+        Args:
+            request: The request, claimed or not.
+
+        Returns:
+            A report for each page of its tokens, in order; the last page may
+            not be whole.
+        """
+        replica = self.get_or_recommend_replica(request)
+        return explain(self._replicas.members[replica], request)
