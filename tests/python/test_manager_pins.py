@@ -170,6 +170,21 @@ def test_what_is_not_committed_is_not_pinned() -> None:
         manager.unpin(pin)
 
 
+def test_pages_of_a_fork_that_wait_to_be_committed_are_not_pinned() -> None:
+    manager = make(num_pages=20)
+    loop = ByteLoop(manager)
+    parent, twin = claimed(manager, 40), claimed(manager, 40)
+    loop.run(parent, twin)
+    for request in (parent, twin):
+        request.update(7)
+    branch = Request([*range(40), 9])
+    manager.fork(parent, branch)
+    manager.step([twin])
+    manager.step([parent])  # Its pages are the branch's too: it stays.
+    assert manager.pin(parent).num_pages == 0
+    assert manager.pin(twin).num_pages == 2
+
+
 def test_each_replica_has_pins_of_its_own() -> None:
     manager = make_replicas(2, max_pinned_share=0.25)
     for on in (0, 1):

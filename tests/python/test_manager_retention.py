@@ -218,3 +218,20 @@ def test_each_replica_keeps_its_own() -> None:
     assert manager.maybe_reserve(filler)
     heir = claimed(manager, range(100, 117), on=1)
     assert manager.adopt_prefix(heir) == 16
+
+
+def test_a_clock_that_fails_changes_nothing() -> None:
+    clock = Clock()
+    manager = make(clock=clock)
+    parent = ByteLoop(manager).serve(20)
+    branch = Request([*range(20), 1], cache_priority=50, cache_ttl=1)
+    request = claimed(manager, 40, cache_priority=50)
+    clock.now = nan
+    with pytest.raises(RetentionError, match="finite"):
+        manager.fork(parent, branch)
+    assert not manager.contains(branch.request_id)
+    with pytest.raises(RetentionError, match="finite"):
+        manager.maybe_reserve(request)
+    clock.now = 2000.0
+    manager.fork(parent, branch)
+    assert manager.maybe_reserve(request)

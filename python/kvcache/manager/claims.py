@@ -118,6 +118,8 @@ class Claims:
         claim = self[context.request_id]
         if claim.seq < 0:
             wish = Wish.of(context)
+            if wish != _DEFAULT:
+                self._keeper.tick()  # A clock that fails does so first.
             first_sight(claim, context, self._core)
             if wish != _DEFAULT:
                 self._keeper.keep(claim.seq, wish)

@@ -2,9 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
 
 from kvcache.core.interface import CacheCore
 from kvcache.errors import ClaimError, PinLimitError, UnknownPinError
+from kvcache.request import TokenIds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,13 +46,17 @@ class Pins:
         """Pages that are pinned, each counted once."""
         return len(self._pages)
 
-    def add(self, seq: int, num_pages: int) -> Pin:
-        """Pins the first pages of a sequence.
+    def add(self, seq: int, namespace: bytes, tokens: TokenIds) -> Pin:
+        """Pins what a sequence has findable of its first tokens.
+
+        A fork's pages may wait to be committed while another one holds them.
 
         Raises:
             PinLimitError: If there are too many pins, or pinned pages.
         """
-        pages: list[int] = self._core.pages(seq)[:num_pages].tolist()
+        found = self._core.probe(namespace, tokens).pages.tolist()
+        own = zip(found, self._core.pages(seq).tolist(), strict=False)
+        pages = [page for page, _ in takewhile(lambda two: eq(*two), own)]
         if len(self._seqs) >= self._most_pins:
             raise PinLimitError(
                 f"wanted one more pin, there are {self._most_pins} already"
@@ -61,12 +68,12 @@ class Pins:
                 f"most {self._most_pages} may be"
             )
         try:
-            held = self._core.fork(seq, num_pages * self._core.page_size)
+            held = self._core.fork(seq, len(pages) * self._core.page_size)
         except ClaimError as error:
             raise PinLimitError(
                 "wanted a sequence for a pin, rows of running batches have all"
             ) from error
-        pin = Pin(self._replica, num_pages)
+        pin = Pin(self._replica, len(pages))
         self._seqs[pin] = held
         self._pages.update(pages)
         return pin

@@ -111,8 +111,8 @@ class Replicas:
         """Keeps the committed pages of a request."""
         member = self._of(context.request_id)
         claim = member.claims.meet_one(context)
-        num_pages = claim.num_committed // member.core.page_size
-        pin = member.pins.add(claim.seq, num_pages)
+        tokens = context.tokens.all[: claim.num_committed]
+        pin = member.pins.add(claim.seq, claim.namespace, tokens)
         member.verify()
         return pin
 
