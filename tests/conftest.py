@@ -165,3 +165,13 @@ def fail_if_skipped(
 def shared_data() -> Path:
     """The folder of real models and traces beside the project."""
     return SHARED_DATA
+
+
+@pytest.fixture(params=["native", "plain"])
+def either_core(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Has managers that are made in a test keep their books in this core."""
+    core: str = request.param
+    monkeypatch.setenv("KVCACHE_CORE", core)
+    return core

@@ -79,6 +79,18 @@ class UnknownReplicaError(KVCacheError, IndexError):
     """A replica index out of range."""
 
 
+class PinLimitError(KVCacheError, RuntimeError):
+    """More pages or prefixes were to be pinned than may be."""
+
+
+class UnknownPinError(KVCacheError, KeyError):
+    """A pin that was let go, or that another manager gave."""
+
+    def __str__(self) -> str:
+        """Returns the message, which `KeyError` would put in quotes."""
+        return str(self.args[0]) if self.args else ""
+
+
 class RequestStateError(KVCacheError, ValueError):
     """A request whose tokens do not fit what the cache holds of it."""
 

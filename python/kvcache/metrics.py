@@ -20,6 +20,8 @@ class KVCacheMetrics:
     """Cached pages that were given to another request."""
     copied_pages: int = 0
     """Pages copied from another replica; their tokens are `cache_tokens`."""
+    partial_tokens: int = 0
+    """Those of `cache_tokens` that the beginning of a copied page spared."""
 
     h2d_blocks_copied: int = 0
     """Pages that came from the host; their tokens are `cache_tokens`."""

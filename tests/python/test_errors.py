@@ -18,6 +18,8 @@ from kvcache import errors
         (errors.RequestStateError, ValueError),
         (errors.RetentionError, ValueError),
         (errors.PageStateError, ValueError),
+        (errors.PinLimitError, RuntimeError),
+        (errors.UnknownPinError, KeyError),
         (errors.UnknownRequestError, KeyError),
         (errors.UnknownRequestError, ValueError),
         (errors.UnknownReplicaError, IndexError),
@@ -61,3 +63,4 @@ def test_a_shortage_survives_pickling(
 
 def test_an_unknown_request_reads_without_quotes() -> None:
     assert str(errors.UnknownRequestError("request 7")) == "request 7"
+    assert str(errors.UnknownPinError("pin 7")) == "pin 7"

@@ -44,6 +44,33 @@ def check_agreement(
         )
 
 
+def check_partial(min_partial_hit: int | None, page_size: int) -> None:
+    """Verifies from which part of a page on it is to be copied.
+
+    Raises:
+        InvalidParamsError: If it is not a part of a page.
+    """
+    if min_partial_hit is not None and not 0 < min_partial_hit < page_size:
+        raise InvalidParamsError(
+            f"wanted a min_partial_hit from 1 to {page_size - 1}, tokens of a "
+            f"page of {page_size}, or None, got {min_partial_hit}"
+        )
+
+
+def check_pinning(max_pinned_share: float, max_pins: int) -> None:
+    """Verifies how much can be pinned.
+
+    Raises:
+        InvalidParamsError: If it is out of range.
+    """
+    if not 0 <= max_pinned_share <= 1:
+        raise InvalidParamsError(
+            f"wanted a max_pinned_share from 0 to 1, got {max_pinned_share}"
+        )
+    if max_pins < 0:
+        raise InvalidParamsError(f"wanted max_pins from 0 on, got {max_pins}")
+
+
 def check_offered(params: KVCacheParams) -> None:
     """Verifies that nothing is wanted that is still to come.
 

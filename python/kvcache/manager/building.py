@@ -9,8 +9,10 @@ from kvcache.core.digest import Digest
 from kvcache.core.making import make_core
 from kvcache.manager.device import ReplicaPools
 from kvcache.manager.lending import Lender
+from kvcache.manager.pinning import Pins
 from kvcache.manager.replica import Replica
 from kvcache.manager.replicas import Replicas
+from kvcache.manager.retention import Clock
 from kvcache.manager.sizing import spread
 from kvcache.manager.taking import PageTaker
 from kvcache.spec import KVCacheParams
@@ -28,6 +30,10 @@ def build_replicas(
     copies_prefixes: bool,
     max_onload: int | None,
     is_checking: bool,
+    min_partial: int | None,
+    clock: Clock,
+    max_pinned_share: float,
+    max_pins: int,
     digest: Digest | None,
 ) -> Replicas:
     """Makes the books of each replica.
@@ -44,6 +50,10 @@ def build_replicas(
         max_onload: Pages that a request loads from the host at most; None for
             all that it finds.
         is_checking: Whether each call verifies the books.
+        min_partial: Tokens of a page from which on its beginning is copied.
+        clock: Says the time, in seconds.
+        max_pinned_share: Share of a replica's pages that can be pinned.
+        max_pins: Pins of a replica.
         digest: Finds cached pages, for tests; None for one of the core's own.
     """
     spare = len(pools) > 1  # A sequence that looks, or holds what is copied.
@@ -53,14 +63,29 @@ def build_replicas(
         core = make_core(
             num_pages,
             page_size,
-            most + spare,
+            most + spare + max_pins,
             enable_prefix_caching=params.enable_prefix_caching,
             num_host_pages=host,
             digest=digest,
         )
         taker = PageTaker(core, own.carry_out, max_onload=max_onload)
         members.append(
-            Replica(core, most, max_seq_len, taker, is_checking=is_checking)
+            Replica(
+                core,
+                most,
+                max_seq_len,
+                taker,
+                is_checking=is_checking,
+                clock=clock,
+            )
+        )
+    for index, member in enumerate(members):
+        member.min_partial = min_partial
+        member.pins = Pins(
+            member.core,
+            index,
+            most_pages=int(max_pinned_share * num_pages),
+            most_pins=max_pins,
         )
     if copies_prefixes:
         _connect(members, pools)

@@ -28,12 +28,16 @@ class Claim:
     """Salt and model that it was first seen with."""
     namespace: bytes = b""
     """What the core was told of them."""
+    context: RequestContext | None = None
+    """The request, as it was last seen."""
     capacity: int = 0
     """Tokens that its pages take."""
     num_covered: int = 0
     """Tokens whose keys and values exist, or were fetched to be computed."""
     num_committed: int = 0
     """Tokens in findable pages."""
+    num_shared: int = 0
+    """Tokens in pages that were shared by a fork; stays until it truncates."""
     num_prompt: int = 0
     """Tokens that count as the prompt."""
     num_counted: int = 0
@@ -43,16 +47,22 @@ class Claim:
     seen_as: int = 0
     """Identity of the object that its context was last seen as."""
 
-    def count_hit(self, context: RequestContext, hit: int) -> KVCacheMetrics:
-        """Notes tokens found behind the processed ones; returns the change."""
+    def count_hit(
+        self, context: RequestContext, hit: int, *, page_size: int
+    ) -> KVCacheMetrics:
+        """Notes tokens found behind the processed ones; returns the change.
+
+        A hit that ends inside a page has copied that page's beginning.
+        """
         start = context.tokens.processed_length
         end = start + hit
         twice = max(0, min(self.num_counted, end) - start)
         self.num_counted = max(self.num_counted, end)
         self.num_covered = max(self.num_covered, end)
         self.capacity = max(self.capacity, end)
-        self.num_committed = end
-        return KVCacheMetrics(-twice, hit)
+        num_partial = end % page_size
+        self.num_committed = end - num_partial
+        return KVCacheMetrics(-twice, hit, partial_tokens=num_partial)
 
     def count_input(self, context: RequestContext) -> KVCacheMetrics:
         """Notes prompt tokens that are computed; returns the change."""
@@ -62,17 +72,25 @@ class Claim:
         return KVCacheMetrics(new)
 
 
-def first_sight(claim: Claim, context: RequestContext, core: CacheCore) -> None:
-    """Takes a sequence for a claim whose context was not seen before.
+def check_text(context: RequestContext) -> None:
+    """Verifies that a request's tokens say all that its pages depend on.
 
     Raises:
-        NotOfferedError: If the request has images: its tokens do not say all
-            that its pages depend on.
+        NotOfferedError: If it has images.
     """
     if getattr(context, "images", None):
         raise NotOfferedError(
             f"wanted text only, request {context.request_id!r} has images"
         )
+
+
+def first_sight(claim: Claim, context: RequestContext, core: CacheCore) -> None:
+    """Takes a sequence for a claim whose context was not seen before.
+
+    Raises:
+        NotOfferedError: If the request has images.
+    """
+    check_text(context)
     salt, model = context.cache_salt, context.model_name
     claim.namespace = namespace(cache_salt=salt, model_name=model)
     claim.seq = core.claim(claim.namespace)
@@ -95,8 +113,14 @@ def check_state(claim: Claim, context: RequestContext, processed: int) -> None:
     if processed < claim.num_committed:
         raise RequestStateError(
             f"request {context.request_id!r} has {processed} processed tokens, "
-            f"{claim.num_committed} were committed: release a request before "
-            f"rewinding it this far"
+            f"{claim.num_committed} were committed: release or truncate a "
+            f"request before rewinding it this far"
+        )
+    if processed < claim.num_shared:
+        raise RequestStateError(
+            f"request {context.request_id!r} has {processed} processed tokens, "
+            f"{claim.num_shared} were shared by a fork: truncate a request "
+            f"before rewinding it this far"
         )
 
 

@@ -1,6 +1,6 @@
 """The requests that one replica knows."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, ItemsView, Sequence
 
 from kvcache.core.interface import CacheCore
 from kvcache.errors import (
@@ -10,8 +10,14 @@ from kvcache.errors import (
 )
 from kvcache.manager.claim import Claim, check_identity, first_sight
 from kvcache.manager.prepared import Met
+from kvcache.manager.retention import Keeper, Wish
 from kvcache.manager.tables import counts
 from kvcache.request import RequestContext
+
+NAMESPACES = 256
+"""Namespaces that are remembered."""
+
+_DEFAULT = Wish()
 
 
 class Claims:
@@ -20,15 +26,19 @@ class Claims:
     Args:
         core: Keeps the pages' books.
         most: Requests that can be claimed at a time.
+        keeper: Is told how long requests want their pages kept.
     """
 
-    def __init__(self, core: CacheCore, most: int) -> None:
+    def __init__(self, core: CacheCore, most: int, keeper: Keeper) -> None:
         """Starts without requests."""
+        self._keeper = keeper
         self._core = core
         self._most = most
         self._claims: dict[Hashable, Claim] = {}
         self._met: Met | None = None
         self._seen: dict[int, tuple[RequestContext, Claim]] = {}
+        self.namespaces: dict[bytes, None] = {}
+        """The last namespaces that requests came with."""
 
     def __contains__(self, request_id: Hashable) -> bool:
         """Returns whether a request is claimed."""
@@ -69,6 +79,10 @@ class Claims:
         self._seen[claim.seen_as] = (context, claim)
         return claim
 
+    def items(self) -> ItemsView[Hashable, Claim]:
+        """Returns every request's id and what is held for it."""
+        return self._claims.items()
+
     def add(self, request_id: Hashable, claim: Claim) -> None:
         """Makes a request known.
 
@@ -93,7 +107,7 @@ class Claims:
         if claim.seq >= 0:
             self._core.release(claim.seq)
         del self._claims[request_id]
-        self._met = None
+        self.forget_batch()
         self._seen.pop(claim.seen_as, None)
 
     def meet(self, contexts: Sequence[RequestContext]) -> Met:
@@ -115,10 +129,28 @@ class Claims:
         self._met = Met(list(contexts), claims, counts(seqs))
         return self._met
 
+    def forget_batch(self) -> None:
+        """Has the next batch verified anew, since claims have changed."""
+        self._met = None
+
     def meet_one(self, context: RequestContext) -> Claim:
         """Returns what is held for one request."""
         claim = self.of(context)
         if claim.seq < 0:
+            wish = Wish.of(context)
+            if wish != _DEFAULT:
+                self._keeper.tick()  # A clock that fails does so first.
             first_sight(claim, context, self._core)
+            if wish != _DEFAULT:
+                self._keeper.keep(claim.seq, wish)
+            self.note(claim.namespace)
         check_identity(claim, context)
+        claim.context = context
         return claim
+
+    def note(self, namespace: bytes) -> None:
+        """Remembers a namespace as one that pages may be cached in."""
+        self.namespaces.pop(namespace, None)
+        self.namespaces[namespace] = None
+        if len(self.namespaces) > NAMESPACES:
+            del self.namespaces[next(iter(self.namespaces))]

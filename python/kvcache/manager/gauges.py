@@ -22,6 +22,11 @@ class CacheGauges:
         return self._replicas.num_free
 
     @property
+    def num_pinned_blocks(self) -> int:
+        """Pages that pins keep, each counted once; they are not free."""
+        return self._replicas.num_pinned
+
+    @property
     def free_blocks_pct(self) -> float:
         """Share of the pages that no request holds, from 0 to 1."""
         return self.num_free_blocks / self.total_num_pages

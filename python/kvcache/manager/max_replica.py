@@ -16,6 +16,7 @@ from kvcache.manager.max_errors import (
     BlocksShortError,
     RequestTooLargeForBlocksError,
 )
+from kvcache.manager.retention import Keeper
 from kvcache.manager.tables import StepTables, counts, padded_columns
 from kvcache.manager.taking import PageTaker
 from kvcache.request import (
@@ -65,6 +66,8 @@ class MaxReplica(ABC):
     """What is held for each request."""
     taker: PageTaker
     """Takes pages and moves their contents."""
+    keeper: Keeper
+    """Tells the books the time."""
     _max_seq_len: int
 
     @abstractmethod
@@ -166,8 +169,9 @@ class MaxReplica(ABC):
         size, core = self.core.page_size, self.core
         if claim.seq < 0 or end != claim.capacity + 1 or not core.num_free:
             return False
+        self.keeper.tick()
         self.taker.reserve(_one(claim, end - 1, _NO_TOKENS), num_steps=1)
-        claim.capacity += size
+        claim.capacity = pages_for(end, size) * size
         self.verify()
         return True
 

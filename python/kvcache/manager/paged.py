@@ -1,5 +1,6 @@
 """PagedKVCacheManager: who holds which page, fed to MAX graphs."""
 
+import time
 from collections.abc import Hashable, Sequence
 
 from max.driver import Device
@@ -9,6 +10,8 @@ from kvcache.core.digest import Digest
 from kvcache.manager.arguments import (
     check_agreement,
     check_offered,
+    check_partial,
+    check_pinning,
     check_replica,
     check_sizes,
     pages_in,
@@ -21,8 +24,9 @@ from kvcache.manager.host import host_shares
 from kvcache.manager.increment import CacheLengthIncrement
 from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.load_or_compute import LoadOrCompute
-from kvcache.manager.routing import ReplicaRouting
+from kvcache.manager.retention import Clock
 from kvcache.manager.running import RunningBatch
+from kvcache.manager.sharing import CacheSharing
 from kvcache.manager.sizing import CacheSizing
 from kvcache.request import RequestContext, request_id_of
 from kvcache.resets import ResetInbox
@@ -30,7 +34,7 @@ from kvcache.spec import KVCacheParams
 
 
 class PagedKVCacheManager(
-    DropIn, CacheSizing, CacheGauges, ReplicaRouting, GraphFeeding
+    DropIn, CacheSizing, CacheGauges, CacheSharing, GraphFeeding
 ):
     """Decides which request holds which page, and feeds graphs with it.
 
@@ -79,6 +83,18 @@ class PagedKVCacheManager(
         enable_runtime_checks: Whether each call verifies the books; slow.
         digest: Finds cached pages, never decides; randomly keyed unless given.
         copy_prefixes_across_replicas: Whether prefixes are copied.
+        min_partial_hit: Tokens of a page, fewer than a page has, from which
+            on the beginning of a cached page is copied where the whole does
+            not match; None for whole pages only. A copy moves a page's bytes,
+            whatever part of it fits, so few tokens may cost more than they
+            spare. It also widens a side channel: whoever shares a salt can
+            tell from the time that a request takes what others have cached,
+            token by token instead of page by page.
+        clock: Says the time in seconds, for what is kept for a time and for
+            when pages were evicted; it must never go back.
+        max_pinned_share: Share of each replica's pages that can be pinned,
+            from 0 to 1; what is left is for requests.
+        max_pins: Pins that each replica takes.
         zmq_allow_remote: Whether the endpoint may be one that other machines
             reach.
         host_load_gbps: 10^9 bytes that a device gets from the host per second.
@@ -87,7 +103,7 @@ class PagedKVCacheManager(
             less time than to compute their tokens.
 
     Raises:
-        InvalidParamsError: If a size is not positive, arguments disagree, or
+        InvalidParamsError: If a size is out of range, arguments disagree, or
             the endpoint cannot be bound.
         NotOfferedError: If a layout is wanted that is not paged.
         InsufficientMemoryError: If a replica's memory, or its share of the
@@ -110,6 +126,10 @@ class PagedKVCacheManager(
         *,
         digest: Digest | None = None,
         copy_prefixes_across_replicas: bool = True,
+        min_partial_hit: int | None = None,
+        clock: Clock = time.monotonic,
+        max_pinned_share: float = 0.5,
+        max_pins: int = 64,
         zmq_allow_remote: bool = False,
         host_load_gbps: float | None = None,
         prefill_tokens_per_second: float | None = None,
@@ -123,6 +143,8 @@ class PagedKVCacheManager(
         )
         check_offered(params)
         check_agreement(params, devices, page_size)
+        check_partial(min_partial_hit, page_size)
+        check_pinning(max_pinned_share, max_pins)
         self.params = params
         self.max_batch_size = max_batch_size
         self.max_seq_len = max_seq_len
@@ -136,6 +158,7 @@ class PagedKVCacheManager(
         self.enable_kvcache_swapping_to_host = (
             params.enable_kvcache_swapping_to_host
         )
+        self.min_partial_hit = min_partial_hit
         self.copy_prefixes_across_replicas = (
             copy_prefixes_across_replicas
             and params.enable_prefix_caching
@@ -169,6 +192,10 @@ class PagedKVCacheManager(
                 params, num_layers=num_layers, page_size=page_size
             ),
             is_checking=enable_runtime_checks,
+            min_partial=min_partial_hit,
+            clock=clock,
+            max_pinned_share=max_pinned_share,
+            max_pins=max_pins,
             digest=digest,
         )
         self._increment = CacheLengthIncrement(self.devices, self.num_replicas)
@@ -187,7 +214,8 @@ class PagedKVCacheManager(
         """Takes the cached prefix of a request, and no page beyond it.
 
         A scheduler that calls it first knows what is left to compute before
-        it cuts a prompt into chunks. `maybe_reserve` finds the same prefix.
+        it cuts a prompt into chunks. `maybe_reserve` finds the same prefix
+        and, with `min_partial_hit`, the beginning of a further page.
 
         Args:
             data: The request; its window moves past the hit.

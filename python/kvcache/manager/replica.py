@@ -1,21 +1,23 @@
 """The requests of one replica, and which pages they hold."""
 
+import time
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from kvcache.core.interface import CacheCore, Counts, window_after_hit
-from kvcache.errors import (
-    InsufficientPagesError,
+from kvcache.core.interface import (
+    CacheCore,
+    Counts,
+    window_after_hit,
 )
-from kvcache.manager.claim import (
-    Claim,
-    skip_hit,
-)
+from kvcache.errors import InsufficientPagesError
+from kvcache.manager.claim import Claim, skip_hit
 from kvcache.manager.claims import Claims
 from kvcache.manager.lending import FindOffer, Offer
 from kvcache.manager.max_replica import MaxReplica
+from kvcache.manager.pinning import Pins
 from kvcache.manager.prepared import Met, Prepared
+from kvcache.manager.retention import Clock, Keeper
 from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.manager.taking import PageTaker
 from kvcache.metrics import KVCacheMetrics
@@ -32,10 +34,15 @@ class Replica(MaxReplica):
         max_seq_len: Tokens of the longest request.
         taker: Takes pages from the books.
         is_checking: Whether each call verifies every invariant.
+        clock: Says the time, in seconds.
     """
 
     find_offer: FindOffer | None = None
     """Finds prefixes that other replicas hold; None if none is to be copied."""
+    pins: Pins
+    """What stays when requests leave."""
+    min_partial: int | None = None
+    """Tokens of a page from which on its beginning is copied; None: never."""
 
     def __init__(
         self,
@@ -45,6 +52,7 @@ class Replica(MaxReplica):
         taker: PageTaker,
         *,
         is_checking: bool = False,
+        clock: Clock = time.monotonic,
     ) -> None:
         """Starts without requests."""
         self.core = core
@@ -52,7 +60,8 @@ class Replica(MaxReplica):
         self.max_batch_size = max_batch_size
         self._max_seq_len = max_seq_len
         self._is_checking = is_checking
-        self.claims = Claims(core, max_batch_size)
+        self.keeper = Keeper(core, clock)
+        self.claims = Claims(core, max_batch_size, self.keeper)
         self._metrics = KVCacheMetrics()
         self._num_evicted_before = 0
 
@@ -115,6 +124,7 @@ class Replica(MaxReplica):
         before = context.tokens.processed_length
         offer = self._offer(context, claim)
         if offer is None or not self._take_offer(one, offer, end=offer.end):
+            self.keeper.tick()
             self._settle(one, self.taker.adopt(one.batch()))
         self.verify()
         return context.tokens.processed_length - before
@@ -233,7 +243,12 @@ class Replica(MaxReplica):
         Returns:
             Whether there were hits, which move windows.
         """
-        hits = self.taker.reserve(batch.batch(), num_steps=batch.num_steps)
+        self.keeper.tick()
+        hits = self.taker.reserve(
+            batch.batch(),
+            num_steps=batch.num_steps,
+            min_partial=self.min_partial,
+        )
         self._settle(batch, hits)
         size, further = self.core.page_size, batch.num_steps - 1
         for claim, context in zip(
@@ -270,6 +285,7 @@ class Replica(MaxReplica):
         claim, context = one.met.claims[0], one.met.contexts[0]
         size, start = self.core.page_size, context.tokens.processed_length
         batch = replace(one.batch(), tokens=[context.tokens.all])
+        self.keeper.tick()
         with suppress(InsufficientPagesError):
             wider = replace(batch, active=counts([end - start]))
             (hit,) = self.taker.reserve(wider, num_steps=1).tolist()
@@ -289,7 +305,8 @@ class Replica(MaxReplica):
         rows = zip(met.contexts, met.claims, hits.tolist(), strict=True)
         for context, claim, hit in rows:
             if hit:
-                self._metrics += claim.count_hit(context, hit)
+                size = self.core.page_size
+                self._metrics += claim.count_hit(context, hit, page_size=size)
                 skip_hit(context.tokens, hit)
 
     def _count_input(self, met: Met) -> None:

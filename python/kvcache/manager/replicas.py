@@ -7,7 +7,10 @@ from kvcache.errors import (
     InsufficientPagesError,
     UnknownRequestError,
 )
+from kvcache.manager.forking import fork, truncate
+from kvcache.manager.pinning import Pin
 from kvcache.manager.replica import Replica
+from kvcache.manager.retention import Wish
 from kvcache.manager.tables import StepTables
 from kvcache.metrics import KVCacheMetrics
 from kvcache.request import RequestContext
@@ -84,6 +87,50 @@ class Replicas:
         """Forgets a request and gives its pages back."""
         self.of(request_id).release(request_id)
         del self._homes[request_id]
+
+    def fork(
+        self,
+        context: RequestContext,
+        new: RequestContext,
+        length: int | None,
+    ) -> None:
+        """Claims a request that shares what another one has computed."""
+        replica = self.index_of(context.request_id)
+        if new.request_id in self._homes:
+            raise ClaimError(f"request {new.request_id!r} is already claimed")
+        fork(self.members[replica], context, new, length)
+        self._homes[new.request_id] = replica
+
+    def truncate(self, context: RequestContext, length: int | None) -> None:
+        """Gives a request's pages beyond some tokens back."""
+        truncate(self.of(context.request_id), context, length)
+
+    def keep(self, context: RequestContext, wish: Wish) -> None:
+        """Says how long to keep what a request commits."""
+        member = self.of(context.request_id)
+        seq = member.claims.meet_one(context).seq
+        member.keeper.keep(seq, wish)
+        member.verify()
+
+    @property
+    def num_pinned(self) -> int:
+        """Pages that are pinned, over all replicas."""
+        return sum(member.pins.num_pages for member in self.members)
+
+    def pin(self, context: RequestContext) -> Pin:
+        """Keeps the committed pages of a request."""
+        member = self.of(context.request_id)
+        claim = member.claims.meet_one(context)
+        tokens = context.tokens.all[: claim.num_committed]
+        pin = member.pins.add(claim.seq, claim.namespace, tokens)
+        member.verify()
+        return pin
+
+    def unpin(self, pin: Pin) -> None:
+        """Lets pages go that were kept."""
+        member = self.members[pin.replica % len(self.members)]
+        member.pins.remove(pin)
+        member.verify()
 
     def pages(self, request_id: Hashable) -> list[int]:
         """Returns a request's pages, as its own replica numbers them."""

@@ -83,9 +83,19 @@ class RunningBatch:
         lengths = list(map(len, prompts))
         self._check_length(max(lengths, default=0))
         root = namespace(cache_salt=cache_salt, model_name=model_name)
-        found = self._replica.taker.admit(self._rows, root, prompts)
-        hits = sum(found.tolist())
-        self._replica.count(KVCacheMetrics(sum(lengths) - hits, hits))
+        self._replica.keeper.tick()
+        found = self._replica.taker.admit(
+            self._rows, root, prompts, min_partial=self._replica.min_partial
+        )
+        self._replica.claims.note(root)
+        hits, size = found.tolist(), self._replica.core.page_size
+        self._replica.count(
+            KVCacheMetrics(
+                input_tokens=sum(lengths) - sum(hits),
+                cache_tokens=sum(hits),
+                partial_tokens=sum(hit % size for hit in hits),
+            )
+        )
         self._replica.verify()
         return found
 
@@ -123,6 +133,8 @@ class RunningBatch:
                 not fit 32 bits.
         """
         self._check_length(self._tables.memory.max_lengths.item(1) + 1)
+        if self._replica.keeper.has_ttl:
+            self._replica.keeper.tick()
         self._replica.taker.carry_out(self._rows.advance(tokens))
         self._replica.verify()
 

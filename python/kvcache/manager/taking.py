@@ -94,7 +94,12 @@ class PageTaker:
         )
 
     def admit(
-        self, rows: RunningRows, namespace: bytes, prompts: Sequence[Prompt]
+        self,
+        rows: RunningRows,
+        namespace: bytes,
+        prompts: Sequence[Prompt],
+        *,
+        min_partial: int | None = None,
     ) -> Counts:
         """Takes prompts as further rows; see `RunningRows.admit`.
 
@@ -102,10 +107,17 @@ class PageTaker:
             Tokens of each prompt that were found and are there.
         """
         first = len(rows)
-        granted = rows.admit(namespace, prompts, max_onload=self.max_onload)
+        granted = rows.admit(
+            namespace,
+            prompts,
+            min_partial=min_partial,
+            max_onload=self.max_onload,
+        )
         if self.carry_out(granted.moves):
             rows.leave(range(first, len(rows)))
-            granted = rows.admit(namespace, prompts, max_onload=0)
+            granted = rows.admit(
+                namespace, prompts, min_partial=min_partial, max_onload=0
+            )
             self.carry_out(granted.moves)
         return granted.hits
 

@@ -14,7 +14,8 @@ from kvcache.request.tokens import Tokens, TokenSequence
 class RequestContext(Protocol):
     """What the cache asks of a request.
 
-    MAX's `TextContext` fulfils it, and so does `Request`.
+    MAX's `TextContext` fulfils it, and so does `Request`. It may also have a
+    `cache_priority` and a `cache_ttl`, as `Request` describes them.
     """
 
     @property
@@ -46,6 +47,10 @@ class Request:
         cache_salt: Requests share cached pages only under equal salts.
         model_name: Requests share cached pages only under equal models;
             name the adapter too where there is one.
+        cache_priority: 0 to 100: of what requests leave behind in the cache,
+            the lowest goes first.
+        cache_ttl: Seconds, from the request's first reservation on, after
+            which a higher priority than 35 falls back to that; None for never.
 
     Raises:
         ValueError: If `tokens` is empty or not a row of integers.
@@ -57,6 +62,10 @@ class Request:
     """Requests share cached pages only under equal salts."""
     model_name: str
     """Requests share cached pages only under equal models."""
+    cache_priority: int
+    """Of what requests leave behind in the cache, the lowest goes first."""
+    cache_ttl: float | None
+    """Seconds after which a higher priority ends; None for never."""
 
     def __init__(
         self,
@@ -65,12 +74,16 @@ class Request:
         request_id: Hashable | None = None,
         cache_salt: str | None = None,
         model_name: str = "",
+        cache_priority: int = 35,
+        cache_ttl: float | None = None,
     ) -> None:
         """Makes a request that nothing has been computed for."""
         self._tokens = Tokens(tokens)
         self.request_id = uuid.uuid4().hex if request_id is None else request_id
         self.cache_salt = cache_salt
         self.model_name = model_name
+        self.cache_priority = cache_priority
+        self.cache_ttl = cache_ttl
 
     @property
     def tokens(self) -> Tokens:
