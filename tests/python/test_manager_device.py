@@ -8,7 +8,9 @@ from max.driver import Buffer
 from max.dtype import DType
 
 from kvcache import KVCacheParams
+from kvcache.core.interface import Move
 from kvcache.manager.device import DevicePool
+from kvcache.manager.moving import Run
 from managers import HOST
 
 
@@ -55,3 +57,28 @@ def test_a_copy_between_devices_lets_their_queues_wait() -> None:
     two.copy_from(one, [1], [3])
     assert waits == [("target", "source"), ("source", "target")]
     assert two.blocks.to_numpy()[:, 0, 0, 0, 0, 0].tolist() == [0, 0, 5, 5, 0]
+
+
+@pytest.mark.parametrize("way", ["moved", "copied over"])
+def test_copies_on_the_host_are_done_before_anyone_reads(way: str) -> None:
+    params = KVCacheParams("float32", 1, 256, page_size=4096)
+    one, two = (
+        DevicePool(
+            params,
+            4,
+            num_layers=1,
+            page_size=4096,
+            device=HOST,
+            num_host_pages=1,
+        )
+        for _ in range(2)
+    )
+    one.blocks.to_numpy()[0] = 5
+    seen = (one if way == "moved" else two).blocks.to_numpy()
+    for page in range(1, 4):
+        if way == "moved":
+            one.copy_runs(Move.COPY, [Run(0, page, 1)])
+        else:
+            two.copy_from(one, [0], [page])
+        # A view from before waits for nothing, as a graph on the CPU.
+        assert (seen[page] == 5).all()

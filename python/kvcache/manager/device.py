@@ -51,7 +51,7 @@ class DevicePool:
         """Issues copies that do not depend on each other, all in one call.
 
         They come after what was issued on the device, and before what is
-        issued there later; the host does not wait for them.
+        issued there later; see `_await_host`.
         """
         batch_inplace_copy(
             [
@@ -63,6 +63,7 @@ class DevicePool:
                 for run in chosen
             ],
         )
+        self._await_host()
 
     def copy_from(
         self, source: "DevicePool", pages: list[int], into: list[int]
@@ -70,7 +71,7 @@ class DevicePool:
         """Copies pages of another pool into pages of this one.
 
         What was issued on the source's device before is awaited by the copy,
-        and the copy by what is issued there later; the host waits for nothing.
+        and the copy by what is issued there later; see `_await_host`.
         """
         here, there = self.device.default_queue, source.device.default_queue
         is_apart = self.device != source.device
@@ -82,6 +83,16 @@ class DevicePool:
             )
         if is_apart:
             there.wait_for(here)
+        self._await_host()
+
+    def _await_host(self) -> None:
+        """Waits for copies if the pages are on the host.
+
+        On the other devices a queue orders copies and graphs. On the CPU a
+        graph of MAX 26.7 does not wait for the copies issued before it.
+        """
+        if self.blocks.device.is_host:
+            self.blocks.device.synchronize()
 
     def part(self, page: int, count: int, is_on_host: bool = False) -> Buffer:
         """Returns pages that lie side by side."""

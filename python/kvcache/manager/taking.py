@@ -22,9 +22,9 @@ _NO_TOKENS = np.empty(0, np.int64)
 class PageTaker:
     """Gives sequences their pages once these hold what the books say.
 
-    Copies are issued and not awaited. One that cannot be issued is a miss:
-    the page is made unfindable, and a sequence that was to read it computes
-    its tokens again.
+    Copies are issued before whatever reads or overwrites their pages. One that
+    cannot be issued is a miss: the page is made unfindable, and a sequence that
+    was to read it computes its tokens again.
 
     Args:
         core: Keeps the pages' books.
