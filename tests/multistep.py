@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from max.driver import Buffer, Device
+from max.driver import Buffer, Device, DeviceEvent
 from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef
@@ -71,6 +71,7 @@ def check_sixteen_steps(device: Device, patch: pytest.MonkeyPatch) -> None:
         [inputs], SimpleNamespace(input_row_offsets=data[0][1])
     )
 
+    busy = occupy(device)
     with patch.context() as barred:
         forbid(barred, device)
         for step, (keys, ends) in enumerate(data):
@@ -80,6 +81,12 @@ def check_sixteen_steps(device: Device, patch: pytest.MonkeyPatch) -> None:
                     [inputs], SimpleNamespace(input_row_offsets=ends)
                 )
 
+    if busy:  # The host is through while the device has not begun.
+        end = DeviceEvent(device)
+        device.default_queue.record_event(end)
+        assert not end.is_ready(), "wanted no step to wait for the device"
+        end.synchronize()
+
     pool = inputs.blocks.to(HOST).to_numpy()
     for sequence, request in enumerate(requests):
         pages = manager.get_req_blocks(request.request_id)
@@ -88,6 +95,16 @@ def check_sixteen_steps(device: Device, patch: pytest.MonkeyPatch) -> None:
         steps = [1000.0 * i + 100.0 * sequence for i in range(1, STEPS)]
         wanted = np.array(prompt + steps, np.float32)
         np.testing.assert_array_equal(kept[: len(wanted)], wanted)
+
+
+def occupy(device: Device) -> list[Buffer]:
+    """Gives a GPU copies to do that take longer than to issue the steps."""
+    if device.is_host:
+        return []
+    large = [Buffer.zeros((2**32,), DType.uint8, device) for _ in range(2)]
+    for _ in range(200):  # About 2 ms each.
+        large[0].inplace_copy_from(large[1])
+    return large
 
 
 def store_on(session: InferenceSession, device: Device) -> Any:

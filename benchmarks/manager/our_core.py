@@ -34,12 +34,12 @@ def hash_pages(tokens: TokenIds, page_size: int) -> object:
     native = _native()
     if native is None:
         return _plain_digests(tokens, page_size)
-    ids = tokens.astype(np.int32)
     key = _key(page_size)
-    digests = np.empty((len(ids) // page_size, 2), np.uint64)
-    places = [x.ctypes.data for x in (ids, key, digests)]
+    digests = np.empty((len(tokens) // page_size, 2), np.uint64)
+    places = [x.ctypes.data for x in (tokens, key, digests)]
     config = np.array(
-        [places[0], len(digests), page_size, *places[1:]], np.int64
+        [places[0], len(digests), page_size, *places[1:], tokens.itemsize],
+        np.int64,
     )
     native.digest_pages(config.ctypes.data)
     return digests

@@ -55,11 +55,44 @@ def commit_kept(mut core: Core, seq: Int, column: Int) -> Bool:
         Whether it is; a page that other rows hold stays as it is where
         another one holds the same.
     """
+    digest_ahead(core, seq, first=column, last=column)
+    return commit_digested(core, seq, column)
+
+
+def digest_ahead(mut core: Core, seq: Int, *, first: Int, last: Int):
+    """Computes the digests of full pages whose token ids are in place.
+
+    Where they will be looked up is brought near meanwhile.
+
+    Args:
+        core: The core.
+        seq: The sequence.
+        first: The first page's place, right behind what is committed.
+        last: The last one's.
+    """
+    var digest = core.index.digest_of(core.parent_of(seq, first))
+    for column in range(first, last + 1):
+        var own = core.sequences[unsafe_offset=seq].page(column)
+        digest = core.index.digest(digest, core.index.tokens_of(own))
+        core.pages[unsafe_offset=own].digest = digest
+        core.index.fetch_bucket(digest)
+
+
+def commit_digested(mut core: Core, seq: Int, column: Int) -> Bool:
+    """Makes a full page findable whose digest was computed.
+
+    Args:
+        core: The core.
+        seq: The sequence.
+        column: The page's place, right behind what is committed.
+
+    Returns:
+        Whether it is; see `commit_kept`.
+    """
     var parent = core.parent_of(seq, column)
     var own = core.sequences[unsafe_offset=seq].page(column)
-    var kept = core.index.tokens_of(own)
-    var digest = core.index.digest(core.index.digest_of(parent), kept)
-    var found = core.index.find_kept(parent, digest, kept)
+    var digest = core.pages[unsafe_offset=own].digest
+    var found = core.index.find_kept(parent, digest, core.index.tokens_of(own))
     if found == NO_PAGE:
         _index_new(core, seq, column, digest)
     elif not _merge(core, seq, column, found):

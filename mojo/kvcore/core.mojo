@@ -372,6 +372,7 @@ struct Core(Movable):
     def _evict(mut self) -> Int:
         """Takes the device's victim, whose contents may go to the host."""
         var page = self.device.victim()
+        self._fetch_ahead(linked(self.pages[unsafe_offset=page].behind))
         self.device.remove_cached(page)
         var target = self._host_page()
         if target < 0:
@@ -382,6 +383,13 @@ struct Core(Movable):
         self.moves.push(Move(OFFLOAD, source=page, target=target))
         self.counters[unsafe_offset=0].num_offloaded += 1
         return page
+
+    def _fetch_ahead(self, page: Int):
+        """Brings near what the eviction of a page will touch."""
+        if page >= 0:
+            var digest = self.pages[unsafe_offset=page].digest
+            self.index.fetch_bucket(digest)
+            self.ghosts.fetch_ahead(digest)
 
     def _host_page(mut self) -> Int:
         var page = self.host.take_blank()

@@ -98,6 +98,41 @@ def page_digest(
     return Digest(sum.cast[DType.uint64](), (sum >> 64).cast[DType.uint64]())
 
 
+def wide_page_digest(
+    parent: Digest, tokens: Ptr[Int64], page_size: Int, key: Ptr[UInt64]
+) -> Digest:
+    """Returns the digest of a page whose token ids have 64 bits each.
+
+    Args:
+        parent: The digest of what precedes the page.
+        tokens: The page's token ids, `[page_size]`; they fit 32 bits.
+        page_size: Tokens per page, a multiple of four.
+        key: The key, `[key_words(page_size)]`.
+
+    Returns:
+        What `page_digest` returns of the same ids.
+    """
+    var sum = _product(
+        parent.low + key[unsafe_offset=0], parent.high + key[unsafe_offset=1]
+    )
+    var halves = tokens.unsafe_bitcast[UInt32]()
+    var keys = key.unsafe_offset(PARENT_WORDS)
+    for i in range(page_size // 4):
+        sum += _product(
+            _word(halves, 4 * i) + keys[unsafe_offset=2 * i],
+            _word(halves, 4 * i + 2) + keys[unsafe_offset=2 * i + 1],
+        )
+    return Digest(sum.cast[DType.uint64](), (sum >> 64).cast[DType.uint64]())
+
+
+@always_inline
+def _word(halves: Ptr[UInt32], token: Int) -> UInt64:
+    """Returns two neighbouring ids of 64 bits as one word."""
+    var low = halves[unsafe_offset=2 * token].cast[DType.uint64]()
+    var high = halves[unsafe_offset=2 * token + 2].cast[DType.uint64]()
+    return low | (high << 32)
+
+
 def _rest(tokens: Ptr[Int32], page_size: Int, keys: Ptr[UInt64]) -> UInt128:
     """Returns the part of the tokens behind the last multiple of four."""
     var first = page_size // 4 * 4

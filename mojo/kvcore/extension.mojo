@@ -11,7 +11,12 @@ from std.python.bindings import PythonModuleBuilder
 
 from kvcore.commit import commit
 from kvcore.core import Core, Counters, Move
-from kvcore.digest import Digest, key_words, page_digest
+from kvcore.digest import (
+    Digest,
+    key_words,
+    page_digest,
+    wide_page_digest,
+)
 from kvcore.memory import Ptr, at_address, release_memory, zeroed
 from kvcore.probe import evicted_at, probe
 from kvcore.reserve import check_reserve, reserve
@@ -719,9 +724,9 @@ def digest_pages(config: PythonObject) raises -> PythonObject:
     """Writes the chained digests of a row of tokens; for measurements.
 
     Args:
-        config: Address of five 64-bit numbers: the address of 32-bit token
-            ids, how many pages, the page size, the key's address, and that
-            of the digests, two 64-bit words a page.
+        config: Address of six 64-bit numbers: the address of token ids that
+            fit 32 bits, how many pages, the page size, the key's address, that
+            of the digests, two 64-bit words a page, and bytes of an id.
 
     Returns:
         None.
@@ -730,16 +735,28 @@ def digest_pages(config: PythonObject) raises -> PythonObject:
         If the argument is no number.
     """
     var numbers = at_address[Int64](Int(py=config))
-    var tokens = at_address[Int32](Int(numbers[unsafe_offset=0]))
+    var pages = Int(numbers[unsafe_offset=1])
     var size = Int(numbers[unsafe_offset=2])
+    var tokens = Tokens(
+        address=Int(numbers[unsafe_offset=0]),
+        length=pages * size,
+        width=Int(numbers[unsafe_offset=5]),
+    )
     var key = at_address[UInt64](Int(numbers[unsafe_offset=3]))
     var digests = at_address[Digest](Int(numbers[unsafe_offset=4]))
     var digest = Digest(0, 0)
-    for page in range(Int(numbers[unsafe_offset=1])):
-        digest = page_digest(
-            digest, tokens.unsafe_offset(page * size), size, key
-        )
+    var kept = zeroed[Int32](size + 4)
+    for page in range(pages):
+        if tokens.is_wide and size % 4 == 0:
+            var ids = at_address[Int64](tokens.address)
+            digest = wide_page_digest(
+                digest, ids.unsafe_offset(page * size), size, key
+            )
+        else:
+            tokens.copy_to(kept, page * size, size)
+            digest = page_digest(digest, kept, size, key)
         digests[unsafe_offset=page] = digest
+    release_memory(kept)
     return PythonObject(None)
 
 

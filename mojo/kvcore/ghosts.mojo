@@ -1,5 +1,7 @@
 """What was evicted lately, to say why a prefix was missed."""
 
+from std.sys.intrinsics import prefetch
+
 from .digest import Digest
 from .memory import Ptr, release_memory, zeroed
 
@@ -42,6 +44,15 @@ struct Ghosts(Movable):
         place.digest = digest
         place.when = when
         place.is_set = True
+
+    def fetch_ahead(self, digest: Digest):
+        """Brings near where an eviction will be remembered.
+
+        Args:
+            digest: Digest of the page.
+        """
+        var place = self._places.unsafe_offset(_place(digest))
+        prefetch(place.unsafe_bitcast[UInt8]())
 
     def find(self, digest: Digest) -> Float64:
         """Returns when a page was evicted last.

@@ -6,11 +6,15 @@ candidates.
 """
 
 from std.memory import unsafe_memcpy
+from std.sys.intrinsics import prefetch
 
-from .digest import Digest, page_digest
-from .memory import Ptr, Stack, release_memory, zeroed
+from .digest import Digest, page_digest, wide_page_digest
+from .memory import Ptr, Stack, at_address, release_memory, touched, zeroed
 from .page import NO_LINK, ROOT, Page, link_to, linked
 from .tokens import Tokens
+
+comptime TOKENS_PER_LINE = 16
+"""Token ids in a line of the processor's cache."""
 
 comptime NO_PAGE = -1
 """What a search returns that found nothing."""
@@ -82,7 +86,7 @@ struct PrefixIndex(Movable):
         var bits = 4
         while (1 << bits) < num_pages:
             bits += 1
-        self._buckets = zeroed[UInt32](1 << bits)
+        self._buckets = touched[UInt32](1 << bits)
         self._shift = UInt64(64 - bits)
         self._key = key
         self._mask = 0 if digest_bits == 0 else ~UInt64(0)
@@ -157,8 +161,14 @@ struct PrefixIndex(Movable):
         Returns:
             The digest.
         """
-        tokens.copy_to(self._scratch, first, self.page_size)
-        return self.digest(parent, self._scratch)
+        var made: Digest
+        if tokens.is_wide and self.page_size % 4 == 0:
+            var ids = at_address[Int64](tokens.address).unsafe_offset(first)
+            made = wide_page_digest(parent, ids, self.page_size, self._key)
+        else:
+            tokens.copy_to(self._scratch, first, self.page_size)
+            made = page_digest(parent, self._scratch, self.page_size, self._key)
+        return Digest(made.low & self._mask, made.high & self._mask)
 
     def find(self, parent: UInt32, tokens: Tokens, first: Int) -> Int:
         """Returns the page that holds a caller's tokens behind a parent.
@@ -177,6 +187,7 @@ struct PrefixIndex(Movable):
         var newest = linked(self.first_child(parent))
         if newest < 0:
             return NO_PAGE
+        self._fetch_ahead(newest)
         if tokens.equal(first, self.tokens_of(newest), self.page_size):
             return newest
         if self.pages[unsafe_offset=newest].elder == NO_LINK:
@@ -186,7 +197,7 @@ struct PrefixIndex(Movable):
         var digest = self.digest_of_tokens(
             self.digest_of(parent), tokens, first
         )
-        return self._candidate(parent, digest, self._scratch)
+        return self._candidate(parent, digest, tokens, first)
 
     def find_kept(
         self, parent: UInt32, digest: Digest, kept: Ptr[Int32]
@@ -203,7 +214,8 @@ struct PrefixIndex(Movable):
         """
         if self.first_child(parent) == NO_LINK:
             return NO_PAGE
-        return self._candidate(parent, digest, kept)
+        var there = Tokens(address=Int(kept), length=self.page_size, width=4)
+        return self._candidate(parent, digest, there, 0)
 
     def insert(
         mut self, page: Int, parent: UInt32, digest: Digest, priority: Int
@@ -273,17 +285,33 @@ struct PrefixIndex(Movable):
             below.parent = link_to(target)
             child = below.elder
 
+    def fetch_bucket(self, digest: Digest):
+        """Brings near where a digest will be looked up.
+
+        Args:
+            digest: The digest.
+        """
+        prefetch(self._buckets.unsafe_offset(self._bucket_of(digest)))
+
+    def _fetch_ahead(self, page: Int):
+        """Has what follows a page brought near, while the page is compared."""
+        var child = linked(self.pages[unsafe_offset=page].child)
+        if child < 0:
+            return
+        prefetch(self.pages.unsafe_offset(child).unsafe_bitcast[UInt8]())
+        var kept = self.tokens_of(child)
+        for line in range(0, self.page_size, TOKENS_PER_LINE):
+            prefetch(kept.unsafe_offset(line))
+
     def _candidate(
-        self, parent: UInt32, digest: Digest, kept: Ptr[Int32]
+        self, parent: UInt32, digest: Digest, tokens: Tokens, first: Int
     ) -> Int:
         var link = self._buckets[unsafe_offset=self._bucket_of(digest)]
         while link != NO_LINK:
             ref entry = self.pages[unsafe_offset=linked(link)]
             if entry.digest == digest and entry.parent == parent:
-                var there = Tokens(
-                    address=Int(kept), length=self.page_size, width=4
-                )
-                if there.equal(0, self.tokens_of(linked(link)), self.page_size):
+                var kept = self.tokens_of(linked(link))
+                if tokens.equal(first, kept, self.page_size):
                     return linked(link)
             link = entry.bucket
         return NO_PAGE

@@ -3,7 +3,7 @@
 from std.math import ceildiv
 from std.memory import unsafe_memcpy
 
-from .commit import commit_kept
+from .commit import commit_digested, digest_ahead
 from .core import Core
 from .memory import Ptr, Stack
 from .reserve import reserve
@@ -242,12 +242,15 @@ def _settle_row(mut core: Core, mut running: Running, row: Int) -> UInt32:
     sequence.processed = length
     if not core.is_caching:
         return length
-    var column = Int(sequence.num_committed)
-    while (column + 1) * core.page_size <= Int(length):
-        _ = commit_kept(core, seq, column)
+    var first = Int(sequence.num_committed)
+    if (first + 1) * core.page_size > Int(length):
+        return length
+    var end = Int(length) // core.page_size
+    digest_ahead(core, seq, first=first, last=end - 1)
+    for column in range(first, end):
+        _ = commit_digested(core, seq, column)
         var page = core.sequences[unsafe_offset=seq].pages[unsafe_offset=column]
         running.row_of(row)[unsafe_offset=column] = page
-        column += 1
     return length
 
 

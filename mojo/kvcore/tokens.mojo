@@ -137,13 +137,12 @@ def _equal[
     dtype: DType
 ](row: Ptr[Scalar[dtype]], kept: Ptr[Int32], count: Int) -> Bool:
     var i = 0
+    while i + 4 * BLOCK <= count:
+        if _differ[4 * BLOCK](row.unsafe_offset(i), kept.unsafe_offset(i)):
+            return False
+        i += 4 * BLOCK
     while i + BLOCK <= count:
-        var differ = SIMD[dtype, LANES](0)
-        comptime for part in range(BLOCK // LANES):
-            var at = i + part * LANES
-            var there = kept.unsafe_load[width=LANES](at).cast[dtype]()
-            differ |= row.unsafe_load[width=LANES](at) ^ there
-        if differ.reduce_or() != 0:
+        if _differ[BLOCK](row.unsafe_offset(i), kept.unsafe_offset(i)):
             return False
         i += BLOCK
     while i < count:
@@ -151,3 +150,14 @@ def _equal[
             return False
         i += 1
     return True
+
+
+@always_inline
+def _differ[
+    dtype: DType, //, count: Int
+](row: Ptr[Scalar[dtype]], kept: Ptr[Int32]) -> Bool:
+    var differ = SIMD[dtype, LANES](0)
+    comptime for part in range(count // LANES):
+        var there = kept.unsafe_load[width=LANES](part * LANES).cast[dtype]()
+        differ |= row.unsafe_load[width=LANES](part * LANES) ^ there
+    return differ.reduce_or() != 0

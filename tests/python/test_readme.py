@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from max.driver import Buffer
 
+from kvcache.manager import RaggedKVCacheInputs
+from managers import make
 from paths import ROOT
 
 
@@ -29,6 +31,29 @@ def test_first_example_runs() -> None:
     names: dict[str, object] = {"my_model": my_model}
     exec(compile(blocks[0], "README.md", "exec"), names)
     assert seen == [(5, 0), *((1, n) for n in range(5, 24))]
+
+
+def test_running_batch_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    manager, steps = make(), iter([[7, 2], [7], [2]])
+
+    def my_step(inputs: list[RaggedKVCacheInputs]) -> npt.NDArray[np.int64]:
+        ((_, lengths, table, longest),) = inputs
+        assert lengths.shape[0] == table.shape[0]
+        seen.append((lengths.to_numpy().tolist(), longest.to_numpy()[0, 1]))
+        return np.array(next(steps))
+
+    seen: list[tuple[list[int], int]] = []
+    prompts = [np.arange(20), np.arange(18)]
+    names = {
+        "manager": manager,
+        "prompts": prompts,
+        "my_step": my_step,
+        "EOS": 2,
+    }
+    exec(compile(blocks[1], "README.md", "exec"), names)
+    assert seen == [([0, 0], 20), ([20], 21), ([21], 22)]
+    assert manager.num_free_blocks == 10
 
 
 README = (ROOT / "README.md").read_text()

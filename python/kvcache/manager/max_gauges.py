@@ -11,11 +11,14 @@ if TYPE_CHECKING:
 
     from kvcache.manager.device import ReplicaPools
     from kvcache.manager.replica import Replica
+    from kvcache.spec import KVCacheParams
 
 
 class MaxGauges(ABC):
     """What a scheduler written for MAX looks at between two steps."""
 
+    params: "KVCacheParams"
+    num_layers: int
     max_seq_len: int
     page_size: int
 
@@ -33,8 +36,12 @@ class MaxGauges(ABC):
         return self.block_count(replica_idx).used_pct
 
     def host_byte_count(self) -> Occupancy:
-        """Returns the bytes of the host tier: there is none."""
-        return Occupancy(free=0, total=0)
+        """Returns the bytes of the host tier, over all replicas."""
+        cores = [replica.core for replica, _ in self._parts()]
+        size = self.params.bytes_per_page(self.num_layers)
+        total = sum(core.num_host_pages for core in cores) * size
+        used = sum(core.num_host_cached for core in cores) * size
+        return Occupancy(free=total - used, total=total)
 
     def disk_byte_count(self) -> Occupancy:
         """Returns the bytes of the disk tier: there is none."""

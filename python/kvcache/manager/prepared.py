@@ -125,6 +125,9 @@ class Met:
         """
         if starts == self.starts:
             return
+        if starts == self.covered:  # As a rule, a step later.
+            self.starts = starts
+            return
         is_new = not self.starts
         if (
             is_new
