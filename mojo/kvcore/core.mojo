@@ -332,6 +332,8 @@ struct Core(Movable):
         if page < 0:
             page = self._evict()
         self.pages[unsafe_offset=page].add_references(1)
+        if self.is_caching:
+            self.index.fetch_tokens(page)
         return page
 
     def move_entry(mut self, source: Int, target: Int):
@@ -367,7 +369,8 @@ struct Core(Movable):
             page: An indexed page that stands in no list.
         """
         self.index.remove(page)
-        self.expires[unsafe_offset=page] = 0
+        if self.expires[unsafe_offset=page] != 0:
+            self.expires[unsafe_offset=page] = 0
 
     def _evict(mut self) -> Int:
         """Takes the device's victim, whose contents may go to the host."""

@@ -299,7 +299,15 @@ struct PrefixIndex(Movable):
         if child < 0:
             return
         prefetch(self.pages.unsafe_offset(child).unsafe_bitcast[UInt8]())
-        var kept = self.tokens_of(child)
+        self.fetch_tokens(child)
+
+    def fetch_tokens(self, page: Int):
+        """Brings near where a page's token ids are.
+
+        Args:
+            page: The page.
+        """
+        var kept = self.tokens_of(page)
         for line in range(0, self.page_size, TOKENS_PER_LINE):
             prefetch(kept.unsafe_offset(line))
 
