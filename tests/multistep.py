@@ -71,6 +71,8 @@ def check_sixteen_steps(device: Device, patch: pytest.MonkeyPatch) -> None:
         [inputs], SimpleNamespace(input_row_offsets=data[0][1])
     )
 
+    store.execute(*inputs, *data[0][:1], *data[0])  # Loads its code.
+    device.synchronize()
     busy = occupy(device)
     with patch.context() as barred:
         forbid(barred, device)
