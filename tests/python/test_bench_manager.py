@@ -1,6 +1,7 @@
 """The manager's benchmark runs, and stops where hits are wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_quick_run_writes_a_row_for_each_case_and_peer(tmp_path: Path) -> None:
             "--repeats", "1", "--json", str(path),
         ],
         cwd=ROOT,
+        env=dict(os.environ),  # What native code has set stays out.
         capture_output=True,
         text=True,
         check=False,

@@ -179,7 +179,11 @@ def find_python(version: str) -> str | None:
             "import sys; print('%d.%d' % sys.version_info[:2])",
         ]
         done = subprocess.run(
-            probe, capture_output=True, text=True, check=False
+            probe,
+            env=dict(os.environ),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.stdout.strip() == version:
             return place
