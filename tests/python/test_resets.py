@@ -1,6 +1,7 @@
 """Reset requests over real sockets, between threads and processes."""
 
 import socket
+import os
 import subprocess
 import sys
 import time
@@ -219,7 +220,9 @@ def test_what_a_killed_process_left_is_passed_over(base: str) -> None:
         f"import os; from kvcache.resets import ResetInbox\n"
         f"inbox = ResetInbox({base!r}); os._exit(0)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run(
+        [sys.executable, "-c", code], env=dict(os.environ), check=True
+    )
     assert len(list(path.parent.iterdir())) == 3
     assert request_prefix_cache_reset(base) == 1
     assert is_told(inbox)
