@@ -1,7 +1,7 @@
 """Reset requests over real sockets, between threads and processes."""
 
-import socket
 import os
+import socket
 import subprocess
 import sys
 import time
