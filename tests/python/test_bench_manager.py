@@ -54,7 +54,7 @@ def test_quick_run_writes_a_row_for_each_case_and_peer(tmp_path: Path) -> None:
     assert all(row["us"] > 0 and row["cpu_us"] > 0 for row in rows)
     if "max[serve]" in run.stderr:
         assert {row["peer"] for row in rows} == {None}
-        pytest.skip("the peers want max[serve], which is not installed")
+        pytest.skip("wanted the extra `peers`, which is not installed")
     found = {(row["case"], row["peer"]) for row in rows}
     for case in CASES - {"hash"}:
         assert found >= {(case, "max-paged"), (case, "max-jenga")}

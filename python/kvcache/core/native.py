@@ -20,6 +20,8 @@ from kvcache.core.native_rows import RowMemory
 from kvcache.core.native_running import NativeRows
 from kvcache.core.native_status import raise_for
 from kvcache.core.owner import Owner
+from kvcache.core.plan import Ask
+from kvcache.core.retention import Retention
 from kvcache.core.running import StepMemory
 from kvcache.core.values import (
     DEFAULT_PRIORITY,
@@ -31,7 +33,6 @@ from kvcache.core.values import (
 from kvcache.errors import (
     ClaimError,
     PageStateError,
-    RequestStateError,
     RetentionError,
 )
 from kvcache.mojo_sources import core_extension
@@ -227,7 +228,7 @@ class NativeCore:
         self._owner.check()
         if not self._module.is_claimed(self._address, seq):
             self._expect(self._module.set_retention(self._address, seq, 0, 0.0))
-        check_retention(priority, expires)
+        Retention(priority, expires)  # Raises where the two do not fit.
         self._expect(
             self._module.set_retention(
                 self._address, seq, priority, float(expires)
@@ -260,7 +261,7 @@ class NativeCore:
         self, batch: Batch, *, num_steps: int, max_onload: int | None = None
     ) -> None:
         """Verifies that `reserve` works; see `CacheCore.check_reserve`."""
-        check_limits(None, max_onload)
+        Ask(max_onload=max_onload)  # Raises where it is out of range.
         self._owner.check()
         most = -1 if max_onload is None else max_onload
         self._rows.set_limits(num_steps, 0, most)
@@ -376,7 +377,7 @@ class NativeCore:
         min_partial: int | None,
         max_onload: int | None,
     ) -> Granted:
-        check_limits(min_partial, max_onload)
+        Ask(num_steps, min_partial, max_onload)  # Raises: out of range.
         self._owner.check()
         rows = self._rows
         rows.set_limits(
@@ -402,42 +403,6 @@ class NativeCore:
             number = self._module.add_namespace(self._address, low, high)
             self._namespaces[namespace] = number
         return number
-
-
-def check_retention(priority: int, expires: float) -> None:
-    """Verifies a retention.
-
-    Raises:
-        RetentionError: If it is out of range or contradicts itself.
-    """
-    if not 0 <= priority <= 100:
-        raise RetentionError(f"wanted a priority from 0 to 100, got {priority}")
-    is_higher = priority > DEFAULT_PRIORITY
-    if (
-        math.isnan(expires)
-        or (expires > 0) != is_higher
-        or (not is_higher and expires != 0.0)
-    ):
-        raise RetentionError(
-            f"wanted an end for a priority above {DEFAULT_PRIORITY}, and 0.0 "
-            f"for others, got priority {priority} until {expires}"
-        )
-
-
-def check_limits(min_partial: int | None, max_onload: int | None) -> None:
-    """Verifies what a reservation may do.
-
-    Raises:
-        RequestStateError: If a limit is out of range.
-    """
-    if min_partial is not None and min_partial < 1:
-        raise RequestStateError(
-            f"wanted partial hits of at least 1 token, got {min_partial}"
-        )
-    if max_onload is not None and max_onload < 0:
-        raise RequestStateError(
-            f"wanted at least 0 pages to load, got {max_onload}"
-        )
 
 
 def _random_words(count: int) -> _Words:

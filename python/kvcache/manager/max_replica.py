@@ -10,14 +10,14 @@ import numpy as np
 
 from kvcache.core.interface import Batch, CacheCore, Counts
 from kvcache.errors import RequestStateError
-from kvcache.manager.claim import Claim, check_state
+from kvcache.manager.claim import Claim, check_state, cover
 from kvcache.manager.claims import Claims
 from kvcache.manager.max_errors import (
     BlocksShortError,
     RequestTooLargeForBlocksError,
 )
 from kvcache.manager.retention import Keeper
-from kvcache.manager.tables import StepTables, counts, padded_columns
+from kvcache.manager.tables import NO_TOKENS, StepTables, counts, padded_columns
 from kvcache.manager.taking import PageTaker
 from kvcache.request import (
     RequestContext,
@@ -26,8 +26,6 @@ from kvcache.request import (
     windows_of,
 )
 from kvcache.spec import pages_for
-
-_NO_TOKENS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +41,7 @@ class AllocatedStep:
 
     def cover(self) -> None:
         """Notes that the step is computed."""
-        for claim, end in zip(self.claims, self.ends.tolist(), strict=True):
-            if end > claim.num_covered:  # noqa: PLR1730  (a third of the time)
-                claim.num_covered = end
+        cover(self.claims, self.ends.tolist())
 
 
 class MaxReplica(ABC):
@@ -170,7 +166,7 @@ class MaxReplica(ABC):
         if claim.seq < 0 or end != claim.capacity + 1 or not core.num_free:
             return False
         self.keeper.tick()
-        self.taker.reserve(_one(claim, end - 1, _NO_TOKENS), num_steps=1)
+        self.taker.reserve(_one(claim, end - 1, NO_TOKENS), num_steps=1)
         claim.capacity = pages_for(end, size) * size
         self.verify()
         return True

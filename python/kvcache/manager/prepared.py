@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 from operator import ge, gt, is_, lt, sub
 from typing import Any
 
-import numpy as np
-
 from kvcache.core.interface import Batch, CacheCore, Counts
 from kvcache.errors import (
     RequestStateError,
     RequestTooLargeError,
     SequenceTooLongError,
 )
-from kvcache.manager.claim import Claim, check_state
-from kvcache.manager.tables import counts
+from kvcache.manager.claim import Claim, check_state, cover
+from kvcache.manager.tables import NO_TOKENS, counts
 from kvcache.request import (
     Request,
     RequestContext,
@@ -26,8 +24,6 @@ from kvcache.request import (
     windows_of,
 )
 from kvcache.spec import pages_for
-
-_NO_TOKENS = np.empty(0, np.int64)
 
 
 class _Ids(Sequence[TokenIds]):
@@ -142,9 +138,7 @@ class Met:
 
     def cover(self, lasts: list[int]) -> None:
         """Notes up to where the requests were fetched to be computed."""
-        for claim, last in zip(self.claims, lasts, strict=True):
-            if last > claim.num_covered:  # noqa: PLR1730  (`max` takes longer)
-                claim.num_covered = last
+        cover(self.claims, lasts)
         self.covered = [claim.num_covered for claim in self.claims]
 
 
@@ -218,7 +212,7 @@ class Prepared:
             processed=counts(self.starts),
             active=counts(active),
             tokens=[
-                _NO_TOKENS
+                NO_TOKENS
                 if count == 1 and not each.actively_chunked
                 else each.all
                 for each, count in zip(self.tokens, active, strict=True)

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from kvcache.core.interface import CacheCore, Counts
 
+NO_TOKENS = np.empty(0, np.int64)
+"""The tokens of a sequence that cannot find a prefix."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepTables:

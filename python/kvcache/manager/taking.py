@@ -10,13 +10,11 @@ from kvcache.core.interface import Batch, CacheCore, Counts, Granted, Move
 from kvcache.core.running import Prompt, RunningRows
 from kvcache.errors import InsufficientPagesError, PageStateError
 from kvcache.manager.moving import Outcome
-from kvcache.manager.tables import counts
+from kvcache.manager.tables import NO_TOKENS, counts
 from kvcache.metrics import KVCacheMetrics
 
 CarryOut: TypeAlias = Callable[[npt.NDArray[np.uint32]], Outcome]
 """Moves pages as the books say, in order."""
-
-_NO_TOKENS = np.empty(0, np.int64)
 
 
 class PageTaker:
@@ -220,7 +218,7 @@ class PageTaker:
                 counts([seq]),
                 counts([processed]),
                 counts([active]),
-                [_NO_TOKENS],
+                [NO_TOKENS],
             ),
             num_steps=1,
             max_onload=0,

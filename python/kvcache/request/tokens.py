@@ -1,7 +1,7 @@
 """Tokens, and the window of them that is computed next."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -249,10 +249,11 @@ def windows_of(
     tokens: Sequence[TokenSequence],
 ) -> tuple[list[int], list[int]]:
     """Returns where each sequence's active tokens begin and end."""
+    own = cast("Sequence[Tokens]", tokens)
     try:
         return (
-            [each._window_start for each in tokens],  # type: ignore[attr-defined]  # noqa: SLF001
-            [each._window_end for each in tokens],  # type: ignore[attr-defined]  # noqa: SLF001
+            [each._window_start for each in own],  # noqa: SLF001  (slots of `Tokens`)
+            [each._window_end for each in own],  # noqa: SLF001  (slots of `Tokens`)
         )
     except AttributeError:
         return (
@@ -263,8 +264,9 @@ def windows_of(
 
 def lengths_of(tokens: Sequence[TokenSequence]) -> list[int]:
     """Returns each sequence's number of tokens."""
+    own = cast("Sequence[Tokens]", tokens)
     try:
-        return [each._num_tokens for each in tokens]  # type: ignore[attr-defined]  # noqa: SLF001
+        return [each._num_tokens for each in own]  # noqa: SLF001  (slots of `Tokens`)
     except AttributeError:
         return [len(each) for each in tokens]
 
@@ -278,15 +280,17 @@ def places_of(
         Addresses of contiguous 64-bit ids, good until a token is appended, and
         their numbers; None unless all sequences are `Tokens`.
     """
+    own = cast("Sequence[Tokens]", tokens)
     try:
-        return [(each._address, each._num_tokens) for each in tokens]  # type: ignore[attr-defined]  # noqa: SLF001
+        return [(each._address, each._num_tokens) for each in own]  # noqa: SLF001  (slots of `Tokens`)
     except AttributeError:
         return None
 
 
 def chunked_of(tokens: Sequence[TokenSequence]) -> list[bool]:
     """Returns whether tokens are pending behind each window."""
+    own = cast("Sequence[Tokens]", tokens)
     try:
-        return [each._is_chunked for each in tokens]  # type: ignore[attr-defined]  # noqa: SLF001
+        return [each._is_chunked for each in own]  # noqa: SLF001  (slots of `Tokens`)
     except AttributeError:
         return [each.actively_chunked for each in tokens]
