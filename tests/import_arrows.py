@@ -30,13 +30,17 @@ MOJO_LAYERS = (
     {
         "attention_cpu",
         "attention_gpu",
-        "copy",
-        "gather",
-        "rope_store",
-        "store",
+        "copy_cpu",
+        "copy_gpu",
+        "gather_cpu",
+        "gather_gpu",
+        "rope_store_cpu",
+        "rope_store_gpu",
+        "store_cpu",
+        "store_gpu",
     },
-    {"attention_tile", "rope", "runs"},  # what kernels are made of
-    {"attention_inputs", "collection"},
+    {"attention_tile", "rope_store", "runs"},  # what kernels are made of
+    {"attention_inputs", "collection", "rope"},
     {"cache", "parallel", "ragged", "vectors"},
     {"layout", "tensors"},
 )

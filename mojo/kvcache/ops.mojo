@@ -17,11 +17,16 @@ from .attention_cpu import attention_cpu
 from .attention_gpu import attention_gpu
 from .attention_inputs import AttentionInputs
 from .collection import PagedKVCacheCollection
-from .copy import copy_pages_cpu, copy_pages_gpu
-from .gather import gather_cpu, gather_gpu
+from .copy_cpu import copy_pages_cpu
+from .copy_gpu import copy_pages_gpu
+from .gather_cpu import gather_cpu
+from .gather_gpu import gather_gpu
 from .ragged import RaggedBatch
 from .rope_store import RopeStore
-from .store import store_cpu, store_gpu
+from .rope_store_cpu import rope_store_cpu
+from .rope_store_gpu import rope_store_gpu
+from .store_cpu import store_cpu
+from .store_gpu import store_gpu
 from .tensors import lengths_tensor, lookup_table_tensor
 
 
@@ -192,9 +197,9 @@ struct RopeStoreOp:
             _batch(input_row_offsets),
         )
         comptime if target == "cpu":
-            work.run_cpu()
+            rope_store_cpu(work)
         else:
-            work.run_gpu(qkv.dim_size(0), ctx)
+            rope_store_gpu(work, qkv.dim_size(0), ctx)
 
 
 @extensibility.register("kvcache.gather")
