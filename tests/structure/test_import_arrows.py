@@ -142,12 +142,12 @@ def test_mojo_arrow_that_points_up_is_found() -> None:
     assert mojo_findings(Module("layout", source)) == [
         "layout:3: imports kvcache.ops"
     ]
-    source = "def late():\n    from kvcache.store import store"
+    source = "def late():\n    from kvcache.store_gpu import store_gpu"
     assert mojo_findings(Module("cache", source)) == [
-        "cache:2: imports kvcache.store"
+        "cache:2: imports kvcache.store_gpu"
     ]
 
 
 def test_mojo_arrow_that_points_down_passes() -> None:
     source = "from .cache import PagedKVCache\nfrom .layout import PageLayout"
-    assert mojo_findings(Module("store", source)) == []
+    assert mojo_findings(Module("store_gpu", source)) == []
