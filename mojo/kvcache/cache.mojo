@@ -10,11 +10,16 @@ from layout.tile_layout import Layout as TileLayout
 from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
 
 from .layout import PageLayout
+from .quantize import dequantize
+from .scales import PageScales, Quantization
 from .tensors import LengthsTensor, LookupTable
 
 
 struct PagedKVCache[
-    dtype_: DType, kv_params_: KVCacheStaticParams, page_size: Int
+    dtype_: DType,
+    kv_params_: KVCacheStaticParams,
+    page_size: Int,
+    quantization: Quantization = Quantization(),
 ](DevicePassable, TrivialRegisterPassable):
     """A view of one layer's keys, or of its values, in the page pool.
 
@@ -25,6 +30,8 @@ struct PagedKVCache[
         dtype_: The element type of the pool.
         kv_params_: The heads and the head size.
         page_size: The tokens per page.
+        quantization: Which elements share a scale; without it, elements mean
+            themselves.
     """
 
     comptime dtype = Self.dtype_
@@ -43,6 +50,25 @@ struct PagedKVCache[
         Self.page_size, Self.kv_params.num_heads, Self.kv_params.head_size
     ]
     """Where an element lies."""
+
+    comptime quantization_enabled = (
+        Self.quantization.granularity != Quantization.NONE
+    )
+    """Whether an element means its product with a scale."""
+
+    comptime scales_type = PageScales[
+        Self.page_size,
+        Self.kv_params.num_heads,
+        Self.kv_params.head_size,
+        Self.quantization,
+    ]
+    """The view of the scales."""
+
+    comptime scale_dtype = DType.float32
+    """The type of a scale."""
+
+    comptime quantization_granularity = Self.scales_type.layout.group_size
+    """The elements of a head that share a scale."""
 
     comptime blocks_layout = TileLayout[
         shape_types=Coord[
@@ -81,6 +107,9 @@ struct PagedKVCache[
     var max_cache_length: UInt32
     """The most tokens, cached and new, of any sequence in this step."""
 
+    var scales: Self.scales_type
+    """The scales of the pages; without quantisation it refers to nothing."""
+
     def __init__(
         out self,
         blocks: Self.blocks_type,
@@ -88,6 +117,7 @@ struct PagedKVCache[
         lookup_table: LookupTable,
         max_seq_length: UInt32,
         max_cache_length: UInt32,
+        scales: Self.scales_type = Self.scales_type(),
     ):
         """Wraps the pool and the tables of one step.
 
@@ -97,7 +127,9 @@ struct PagedKVCache[
             lookup_table: The pages of each sequence, `[batch_size, max_pages]`.
             max_seq_length: The most new tokens of any sequence.
             max_cache_length: The most tokens, cached and new, of any sequence.
+            scales: The scales of the same layer's keys or values.
         """
+        self.scales = scales
         self.blocks = blocks
         self.cache_lengths = cache_lengths
         self.lookup_table = lookup_table
@@ -233,6 +265,145 @@ struct PagedKVCache[
         return self.blocks.ptr.unsafe_load[width=width](
             self._offset(bs, head_idx, tok_idx, head_dim_idx)
         )
+
+    @always_inline
+    def load[
+        width: Int, output_dtype: DType
+    ](self, bs: Int, head_idx: Int, tok_idx: Int, head_dim_idx: Int) -> SIMD[
+        output_dtype, width
+    ]:
+        """Loads what consecutive elements of one head mean.
+
+        Parameters:
+            width: How many elements; they must share a scale.
+            output_dtype: The type to round to.
+
+        Args:
+            bs: The sequence in `[0, batch_size)`.
+            head_idx: The key-value head in `[0, num_heads)`.
+            tok_idx: The token's position in its sequence.
+            head_dim_idx: The first element of the head.
+
+        Returns:
+            The elements times their scale, if the cache is quantised.
+        """
+        var codes = self.load[width](bs, head_idx, tok_idx, head_dim_idx)
+        comptime if Self.quantization_enabled:
+            var scale = self.load_scale[1](bs, head_idx, tok_idx, head_dim_idx)
+            comptime group = Self.quantization_granularity
+            assert head_dim_idx % group + width <= group, "load crosses a group"
+            return dequantize(codes, scale).cast[output_dtype]()
+        else:
+            return codes.cast[output_dtype]()
+
+    @always_inline
+    def load_quantized[
+        width: Int
+    ](self, bs: Int, head_idx: Int, tok_idx: Int, head_dim_idx: Int) -> SIMD[
+        Self.dtype_, width
+    ]:
+        """Loads the codes of consecutive elements of one head.
+
+        Parameters:
+            width: How many elements.
+
+        Args:
+            bs: The sequence in `[0, batch_size)`.
+            head_idx: The key-value head in `[0, num_heads)`.
+            tok_idx: The token's position in its sequence.
+            head_dim_idx: The first element of the head.
+
+        Returns:
+            The codes.
+
+        Constraints:
+            The cache must be quantised.
+        """
+        comptime assert Self.quantization_enabled, "wanted a quantised cache"
+        return self.load[width](bs, head_idx, tok_idx, head_dim_idx)
+
+    @always_inline
+    def scales_block_paged_ptr(
+        self,
+        batch_idx: Int,
+        start_tok_idx: Int,
+        head_idx: Int,
+        head_dim_idx: Int = 0,
+    ) -> Pointer[Float32, MutUntrackedOrigin]:
+        """Returns where an element's scale is.
+
+        Args:
+            batch_idx: The sequence in `[0, batch_size)`.
+            start_tok_idx: The token's position in its sequence.
+            head_idx: The key-value head in `[0, num_heads)`.
+            head_dim_idx: The element of the head.
+
+        Returns:
+            A pointer to the scale; those of the head's next groups follow.
+
+        Constraints:
+            The cache must be quantised.
+        """
+        var column, slot = Self.page_layout.locate(start_tok_idx)
+        return self.scales.address(
+            page=self._page(batch_idx, column),
+            slot=slot,
+            head=head_idx,
+            dim=head_dim_idx,
+        )
+
+    @always_inline
+    def load_scale[
+        width: Int
+    ](self, bs: Int, head_idx: Int, tok_idx: Int, head_dim_idx: Int) -> SIMD[
+        Self.scale_dtype, width
+    ]:
+        """Loads the scales of consecutive groups of one head.
+
+        Parameters:
+            width: How many groups.
+
+        Args:
+            bs: The sequence in `[0, batch_size)`.
+            head_idx: The key-value head in `[0, num_heads)`.
+            tok_idx: The token's position in its sequence.
+            head_dim_idx: An element of the first group.
+
+        Returns:
+            The scales.
+
+        Constraints:
+            The cache must be quantised.
+        """
+        return self.scales_block_paged_ptr(
+            bs, tok_idx, head_idx, head_dim_idx
+        ).unsafe_load[width=width]()
+
+    @always_inline
+    def store_scale(
+        self,
+        bs: Int,
+        head_idx: Int,
+        tok_idx: Int,
+        head_dim_idx: Int,
+        scales: SIMD[Self.scale_dtype, _],
+    ):
+        """Stores the scales of consecutive groups of one head.
+
+        Args:
+            bs: The sequence in `[0, batch_size)`.
+            head_idx: The key-value head in `[0, num_heads)`.
+            tok_idx: The token's position in its sequence.
+            head_dim_idx: An element of the first group.
+            scales: The scales; a page has one for all its tokens, or for all
+                its heads, where the granularity says so.
+
+        Constraints:
+            The cache must be quantised.
+        """
+        self.scales_block_paged_ptr(
+            bs, tok_idx, head_idx, head_dim_idx
+        ).unsafe_store(scales)
 
     @always_inline
     def store[

@@ -6,13 +6,18 @@ owns no memory.
 
 from kv_cache.types import KVCacheStaticParams
 from layout import Coord
+from std.collections import OptionalReg
 
 from .cache import PagedKVCache
+from .scales import Quantization
 from .tensors import LengthsTensor, LookupTable
 
 
 struct PagedKVCacheCollection[
-    dtype_: DType, kv_params_: KVCacheStaticParams, page_size: Int
+    dtype_: DType,
+    kv_params_: KVCacheStaticParams,
+    page_size: Int,
+    quantization: Quantization = Quantization(),
 ](TrivialRegisterPassable):
     """The whole page pool with the tables of one step.
 
@@ -20,10 +25,12 @@ struct PagedKVCacheCollection[
         dtype_: The element type of the pool.
         kv_params_: The heads and the head size.
         page_size: The tokens per page.
+        quantization: Which elements share a scale; without it, elements mean
+            themselves.
     """
 
     comptime CacheType = PagedKVCache[
-        Self.dtype_, Self.kv_params_, Self.page_size
+        Self.dtype_, Self.kv_params_, Self.page_size, Self.quantization
     ]
     """The view of one layer's keys or values."""
 
@@ -55,6 +62,10 @@ struct PagedKVCacheCollection[
     var max_cache_length: UInt32
     """The most tokens, cached and new, of any sequence in this step."""
 
+    var kv_scales: OptionalReg[Pointer[Float32, MutUntrackedOrigin]]
+    """The pool of scales, as `scales.mojo` describes it; none without
+    quantisation."""
+
     def __init__(
         out self,
         kv_blocks: Pointer[Scalar[Self.dtype_], MutUntrackedOrigin],
@@ -65,6 +76,7 @@ struct PagedKVCacheCollection[
         lookup_table: LookupTable,
         max_seq_length: UInt32,
         max_cache_length: UInt32,
+        kv_scales: OptionalReg[Pointer[Float32, MutUntrackedOrigin]] = None,
     ):
         """Wraps the pool and the tables of one step.
 
@@ -76,7 +88,9 @@ struct PagedKVCacheCollection[
             lookup_table: The pages of each sequence, `[batch_size, max_pages]`.
             max_seq_length: The most new tokens of any sequence.
             max_cache_length: The most tokens, cached and new, of any sequence.
+            kv_scales: The pool of scales' first, if the cache is quantised.
         """
+        self.kv_scales = kv_scales
         self.kv_blocks = kv_blocks
         self.num_pages = num_pages
         self.num_layers = num_layers
@@ -152,4 +166,11 @@ struct PagedKVCacheCollection[
             self.lookup_table,
             self.max_seq_length,
             self.max_cache_length,
+            Self.CacheType.scales_type(
+                self.kv_scales,
+                kv=kv,
+                layer=layer,
+                kv_dim=Self.kv_dim,
+                num_layers=self.num_layers,
+            ),
         )
