@@ -42,7 +42,7 @@ MOJO_LAYERS = (
     {"attention_tile", "rope_store", "runs"},  # what kernels are made of
     {"attention_inputs", "collection", "rope"},
     {"cache", "parallel", "ragged", "vectors"},
-    {"layout", "quantize", "scales", "tensors"},
+    {"layout", "quantize", "scales", "tensors", "tma"},
 )
 KVCORE_LAYERS = (
     {"__init__", "extension"},  # what Python calls

@@ -7,12 +7,15 @@ memory.
 from kv_cache.types import KVCacheStaticParams
 from layout import ComptimeInt, Coord, TileTensor
 from layout.tile_layout import Layout as TileLayout
+from max.gpu.host import DeviceContext
+from max.gpu.host.nvidia.tma import TensorMapSwizzle
 from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
 
 from .layout import PageLayout
 from .quantize import dequantize
 from .scales import PageScales, Quantization
 from .tensors import LengthsTensor, LookupTable
+from .tma import PageTMATile, page_tma_tile
 
 
 struct PagedKVCache[
@@ -70,13 +73,17 @@ struct PagedKVCache[
     comptime quantization_granularity = Self.scales_type.layout.group_size
     """The elements of a head that share a scale."""
 
+    comptime blocks_shape = Coord[
+        Int64,
+        ComptimeInt[Self.page_size],
+        ComptimeInt[Self.kv_params.num_heads],
+        ComptimeInt[Self.kv_params.head_size],
+    ]
+    """`[num_pages, page_size, num_heads, head_size]`, the first known at run
+    time only."""
+
     comptime blocks_layout = TileLayout[
-        shape_types=Coord[
-            Int64,
-            ComptimeInt[Self.page_size],
-            ComptimeInt[Self.kv_params.num_heads],
-            ComptimeInt[Self.kv_params.head_size],
-        ].element_types,
+        shape_types=Self.blocks_shape.element_types,
         stride_types=Coord[
             Int64,
             ComptimeInt[Self.page_layout.token_stride],
@@ -84,8 +91,8 @@ struct PagedKVCache[
             ComptimeInt[1],
         ].element_types,
     ]
-    """`[num_pages, page_size, num_heads, head_size]`; the stride of the first
-    axis spans all layers and is known at run time only."""
+    """The layout of `blocks_shape`; the stride of the first axis spans all
+    layers and is known at run time only."""
 
     comptime blocks_type = TileTensor[
         Self.dtype_, Self.blocks_layout, MutUntrackedOrigin
@@ -151,6 +158,15 @@ struct PagedKVCache[
         return "PagedKVCache"
 
     @staticmethod
+    def get_device_type_name() -> String:
+        """Returns the name of the type that a GPU kernel receives.
+
+        Returns:
+            The name: that of this type.
+        """
+        return Self.get_type_name()
+
+    @staticmethod
     def max_tile_size() -> Int:
         """Returns the most tokens that a tile may span: one page's.
 
@@ -158,6 +174,15 @@ struct PagedKVCache[
             The page size in tokens.
         """
         return Self.page_size
+
+    @always_inline
+    def cache_lengths_nd(self) -> LengthsTensor:
+        """Returns the tokens cached per sequence before this step.
+
+        Returns:
+            The lengths, uint32 `[batch_size]`.
+        """
+        return self.cache_lengths
 
     @always_inline
     def cache_length(self, batch_idx: Int) -> Int:
@@ -235,6 +260,57 @@ struct PagedKVCache[
         """
         assert Int(head_idx) < Self.kv_params.num_heads, "head out of range"
         return head_idx * UInt32(Self.kv_params.head_size)
+
+    def create_tma_tile[
+        tile_m: Int,
+        tile_n: Int,
+        swizzle_mode: TensorMapSwizzle,
+        *,
+        is_k_major: Bool,
+    ](self, ctx: DeviceContext) raises -> PageTMATile[
+        Self.dtype_, tile_m, tile_n, swizzle_mode, is_k_major
+    ]:
+        """Describes tiles of the pool for copies into shared memory.
+
+        `async_copy` takes a tile's first column and row: `col_idx` of its head
+        and `row_idx` of its first token, which must be a multiple of `tile_m`.
+        Tiles are written as `PageTMATile` says.
+
+        Parameters:
+            tile_m: The tokens of a tile; they must divide the page size.
+            tile_n: The columns of a tile, which are elements of its heads; a
+                multiple of the swizzle's span.
+            swizzle_mode: How shared memory is permuted.
+            is_k_major: Whether the elements of a head are the axis that a
+                product sums over (keys), or its tokens are (values).
+
+        Args:
+            ctx: The GPU.
+
+        Returns:
+            The descriptor.
+
+        Raises:
+            If the device is not an NVIDIA GPU of compute capability 9.0 or
+            later, the pool has more than 2**31 rows, or its rows are not
+            aligned to 16 bytes.
+        """
+        var row_pitch = (
+            Int(self.blocks.layout.stride[0]().value())
+            // Self.page_layout.token_stride
+        )
+        return page_tma_tile[
+            tile_m,
+            tile_n,
+            swizzle_mode,
+            is_k_major=is_k_major,
+            page_size=Self.page_size,
+            row_size=Self.page_layout.token_stride,
+        ](
+            self.blocks.ptr,
+            (Int(self.blocks.dim[0]()) - 1) * row_pitch + Self.page_size,
+            ctx,
+        )
 
     @always_inline
     def load[

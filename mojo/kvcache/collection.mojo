@@ -5,7 +5,8 @@ owns no memory.
 """
 
 from kv_cache.types import KVCacheStaticParams
-from layout import Coord
+from layout import ComptimeInt, Coord, TileTensor
+from layout.tile_layout import Layout as TileLayout
 from std.collections import OptionalReg
 
 from .cache import PagedKVCache
@@ -29,6 +30,12 @@ struct PagedKVCacheCollection[
             themselves.
     """
 
+    comptime dtype = Self.dtype_
+    """The element type of the pool."""
+
+    comptime kv_params = Self.kv_params_
+    """The heads and the head size."""
+
     comptime CacheType = PagedKVCache[
         Self.dtype_, Self.kv_params_, Self.page_size, Self.quantization
     ]
@@ -40,15 +47,38 @@ struct PagedKVCacheCollection[
     comptime kv_dim = 1 if Self.kv_params_.is_mla else 2
     """2 for keys and values, 1 for MLA."""
 
-    var kv_blocks: Pointer[Scalar[Self.dtype_], MutUntrackedOrigin]
-    """The pool, row-major `[num_pages + 1, kv_dim, num_layers, page_size,
-    num_heads, head_size]`, its last page the null page."""
+    comptime blocks_shape = Coord[
+        Int64,
+        ComptimeInt[Self.kv_dim],
+        Int64,
+        ComptimeInt[Self.page_size],
+        ComptimeInt[Self.kv_params.num_heads],
+        ComptimeInt[Self.kv_params.head_size],
+    ]
+    """`[num_pages, kv_dim, num_layers, page_size, num_heads, head_size]`; the
+    pages and layers are known at run time only."""
 
-    var num_pages: Int
-    """The pages in the pool, the null page included."""
+    comptime blocks_layout = TileLayout[
+        shape_types=Self.blocks_shape.element_types,
+        stride_types=Coord[
+            Int64,
+            Int64,
+            ComptimeInt[Self.CacheType.page_layout.plane_stride],
+            ComptimeInt[Self.CacheType.page_layout.token_stride],
+            ComptimeInt[Self.kv_params.head_size],
+            ComptimeInt[1],
+        ].element_types,
+    ]
+    """The row-major layout of `blocks_shape`."""
 
-    var num_layers: Int
-    """The layers in the pool."""
+    comptime blocks_type = TileTensor[
+        Self.dtype_, Self.blocks_layout, MutUntrackedOrigin
+    ]
+    """The pool's type."""
+
+    var blocks: Self.blocks_type
+    """The pool, `[num_pages, kv_dim, num_layers, page_size, num_heads,
+    head_size]`, its last page the null page."""
 
     var cache_lengths: LengthsTensor
     """Tokens cached per sequence before this step: uint32 `[batch_size]`."""
@@ -68,6 +98,32 @@ struct PagedKVCacheCollection[
 
     def __init__(
         out self,
+        blocks: Self.blocks_type,
+        cache_lengths: LengthsTensor,
+        lookup_table: LookupTable,
+        max_seq_length: UInt32,
+        max_cache_length: UInt32,
+        kv_scales: OptionalReg[Pointer[Float32, MutUntrackedOrigin]] = None,
+    ):
+        """Wraps the pool and the tables of one step.
+
+        Args:
+            blocks: The pool.
+            cache_lengths: Tokens cached before this step, `[batch_size]`.
+            lookup_table: The pages of each sequence, `[batch_size, max_pages]`.
+            max_seq_length: The most new tokens of any sequence.
+            max_cache_length: The most tokens, cached and new, of any sequence.
+            kv_scales: The pool of scales' first, if the cache is quantised.
+        """
+        self.blocks = blocks
+        self.cache_lengths = cache_lengths
+        self.lookup_table = lookup_table
+        self.max_seq_length = max_seq_length
+        self.max_cache_length = max_cache_length
+        self.kv_scales = kv_scales
+
+    def __init__(
+        out self,
         kv_blocks: Pointer[Scalar[Self.dtype_], MutUntrackedOrigin],
         *,
         num_pages: Int,
@@ -78,7 +134,7 @@ struct PagedKVCacheCollection[
         max_cache_length: UInt32,
         kv_scales: OptionalReg[Pointer[Float32, MutUntrackedOrigin]] = None,
     ):
-        """Wraps the pool and the tables of one step.
+        """Wraps a row-major pool and the tables of one step.
 
         Args:
             kv_blocks: The pool's first element.
@@ -90,14 +146,26 @@ struct PagedKVCacheCollection[
             max_cache_length: The most tokens, cached and new, of any sequence.
             kv_scales: The pool of scales' first, if the cache is quantised.
         """
-        self.kv_scales = kv_scales
-        self.kv_blocks = kv_blocks
-        self.num_pages = num_pages
-        self.num_layers = num_layers
-        self.cache_lengths = cache_lengths
-        self.lookup_table = lookup_table
-        self.max_seq_length = max_seq_length
-        self.max_cache_length = max_cache_length
+        comptime Blocks = Self.blocks_layout
+        comptime pages = Self.CacheType.page_layout
+        var shape = Coord[*Blocks.shape_types]()
+        var stride = Coord[*Blocks.stride_types]()
+        shape[0] = rebind[shape.element_types[0]](Int64(num_pages))
+        shape[2] = rebind[shape.element_types[2]](Int64(num_layers))
+        stride[0] = rebind[stride.element_types[0]](
+            Int64(pages.page_stride(kv_dim=Self.kv_dim, num_layers=num_layers))
+        )
+        stride[1] = rebind[stride.element_types[1]](
+            Int64(num_layers * pages.plane_stride)
+        )
+        self = Self(
+            Self.blocks_type(ptr=kv_blocks, layout=Blocks(shape, stride)),
+            cache_lengths,
+            lookup_table,
+            max_seq_length,
+            max_cache_length,
+            kv_scales,
+        )
 
     def get_key_cache(self, layer_idx: Int) -> Self.CacheType:
         """Returns the view of one layer's keys.
@@ -146,20 +214,16 @@ struct PagedKVCacheCollection[
         comptime Blocks = Self.CacheType.blocks_layout
         var shape = Coord[*Blocks.shape_types]()
         var stride = Coord[*Blocks.stride_types]()
-        shape[0] = rebind[shape.element_types[0]](Int64(self.num_pages))
+        shape[0] = rebind[shape.element_types[0]](self.blocks.dim[0]())
         stride[0] = rebind[stride.element_types[0]](
-            Int64(
-                Self.CacheType.page_layout.page_stride(
-                    kv_dim=Self.kv_dim, num_layers=self.num_layers
-                )
-            )
+            self.blocks.layout.stride[0]()
         )
         var start = Self.CacheType.page_layout.plane_offset(
-            kv=kv, layer=layer, num_layers=self.num_layers
+            kv=kv, layer=layer, num_layers=Int(self.blocks.dim[2]())
         )
         return Self.CacheType(
             Self.CacheType.blocks_type(
-                ptr=self.kv_blocks.unsafe_offset(start),
+                ptr=self.blocks.ptr.unsafe_offset(start),
                 layout=Blocks(shape, stride),
             ),
             self.cache_lengths,
@@ -171,6 +235,6 @@ struct PagedKVCacheCollection[
                 kv=kv,
                 layer=layer,
                 kv_dim=Self.kv_dim,
-                num_layers=self.num_layers,
+                num_layers=Int(self.blocks.dim[2]()),
             ),
         )
