@@ -1,5 +1,6 @@
 """A graph of causal attention over pages."""
 
+from max.dtype import DType
 from max.graph import Graph, Module, TensorType
 
 from kvcache import ops
@@ -12,6 +13,10 @@ def attention_graph(
     num_q_heads: int,
     scale: float,
     layer: int = 0,
+    window: int | None = None,
+    sink_tokens: int = 0,
+    has_sinks: bool = False,
+    softcap: float | None = None,
     name: str = "attention",
     module: Module | None = None,
 ) -> Graph:
@@ -19,14 +24,19 @@ def attention_graph(
 
     Inputs: the four of the cache; queries
     `[total_tokens, num_q_heads, head_dim]`; `input_row_offsets` uint32
-    `[batch_size + 1]`. Output: the weighted values, of the queries' shape. The
+    `[batch_size + 1]`; with `has_sinks`, the sinks, float32 `[num_q_heads]`.
+    Output: the weighted values, of the queries' shape. The
     pool must hold the new tokens already.
 
     Args:
         cache: The types of the cache's inputs.
         num_q_heads: Query heads on this device.
-        scale: What scores are multiplied by before the softmax.
+        scale: What the products of queries and keys are multiplied by.
         layer: The layer to read.
+        window: The tokens that a token sees, itself included; all by default.
+        sink_tokens: The first tokens, which stay in sight.
+        has_sinks: Whether each query head has a logit without a value.
+        softcap: What bounds the scores.
         name: The graph's name; each in a module has its own.
         module: Collects graphs that are compiled together.
 
@@ -36,19 +46,25 @@ def attention_graph(
     shape: list[str | int] = ["total_tokens", num_q_heads, cache.head_dim]
     queries_type = TensorType(cache.dtype, shape, cache.device)
     types = [*cache, queries_type, row_offsets_type(cache.device)]
+    if has_sinks:
+        types.append(TensorType(DType.float32, [num_q_heads], cache.device))
     with Graph(
         name,
         input_types=types,
         custom_extensions=[ops.precompiled_package()],
         module=module,
     ) as graph:
-        *inputs, queries, offsets = graph.inputs
+        queries, offsets, *sinks = graph.inputs[4:]
         output = ops.attention(
-            ops.CacheInputs.of(inputs),
+            ops.CacheInputs.of(graph.inputs[:4]),
             queries.tensor,
             offsets.tensor,
             layer=layer,
             scale=scale,
+            window=window,
+            sink_tokens=sink_tokens,
+            sinks=sinks[0].tensor if sinks else None,
+            softcap=softcap,
         )
         graph.output(output)
     return graph

@@ -41,7 +41,7 @@ MOJO_LAYERS = (
     },
     {"attention_tile", "rope_store", "runs"},  # what kernels are made of
     {"attention_inputs", "collection", "rope"},
-    {"cache", "parallel", "ragged", "vectors"},
+    {"attention_rules", "cache", "parallel", "ragged", "vectors"},
     {"layout", "quantize", "scales", "tensors", "tma"},
 )
 KVCORE_LAYERS = (

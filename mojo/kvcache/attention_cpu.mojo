@@ -9,6 +9,7 @@ from max.algorithm.backend.cpu.parallelize import sync_parallelize
 from std.math import ceildiv
 
 from .attention_inputs import AttentionInputs
+from .attention_rules import RulesInUse
 from .attention_tile import Tile
 
 
@@ -17,8 +18,13 @@ def attention_cpu[
     kv_params: KVCacheStaticParams,
     page_size: Int,
     num_q_heads: Int,
+    rules_in_use: RulesInUse,
     //,
-](inputs: AttentionInputs[dtype, kv_params, page_size, num_q_heads]) raises:
+](
+    inputs: AttentionInputs[
+        dtype, kv_params, page_size, num_q_heads, rules_in_use
+    ]
+) raises:
     """Computes every tile, the tiles spread over the cores.
 
     Parameters:
@@ -26,6 +32,7 @@ def attention_cpu[
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         num_q_heads: The query heads, a multiple of the key-value heads.
+        rules_in_use: The rules that the kernel is compiled with.
 
     Args:
         inputs: The tensors.
@@ -39,6 +46,7 @@ def attention_cpu[
         kv_params=kv_params,
         page_size=page_size,
         num_q_heads=num_q_heads,
+        rules_in_use=rules_in_use,
     ].tokens
     var batch = inputs.batch
     var tiles = List[Int](capacity=Int(batch.batch_size) + 1)

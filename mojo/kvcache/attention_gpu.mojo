@@ -18,6 +18,7 @@ from std.memory import AddressSpace, stack_allocation
 from std.sys import align_of
 from std.utils.numerics import neg_inf
 
+from .attention_rules import AttentionRules, RulesInUse
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
 from .vectors import gpu_width
@@ -31,13 +32,14 @@ def attention_kernel[
     kv_params: KVCacheStaticParams,
     page_size: Int,
     num_q_heads: Int,
+    rules_in_use: RulesInUse,
 ](
     output: Pointer[Scalar[dtype], MutUntrackedOrigin],
     queries: Pointer[Scalar[dtype], ImmUntrackedOrigin],
     keys: PagedKVCache[dtype, kv_params, page_size],
     values: PagedKVCache[dtype, kv_params, page_size],
     batch: RaggedBatch,
-    scale: Float32,
+    rules: AttentionRules[rules_in_use],
 ):
     """Computes one token under one key-value head per block.
 
@@ -46,6 +48,7 @@ def attention_kernel[
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         num_q_heads: The query heads, a multiple of the key-value heads.
+        rules_in_use: The rules that the kernel is compiled with.
 
     Args:
         output: Receives the result, `[total_tokens, num_q_heads, head_dim]`.
@@ -53,7 +56,7 @@ def attention_kernel[
         keys: The layer's keys, those of the new tokens included.
         values: The layer's values, those of the new tokens included.
         batch: The rows of each sequence.
-        scale: What scores are multiplied by.
+        rules: What a query sees, and how its scores are formed.
     """
     comptime head_dim = kv_params.head_size
     comptime group = num_q_heads // kv_params.num_heads
@@ -66,7 +69,9 @@ def attention_kernel[
     if row >= batch.num_rows():
         return
     var seq = batch.sequence_of(row)
-    var context = keys.cache_length(seq) + row - batch.start(seq) + 1
+    var position = keys.cache_length(seq) + row - batch.start(seq)
+    var num_hidden = rules.num_hidden(position)
+    var num_seen = rules.num_seen(position)
     var first = (row * num_q_heads + head * group) * head_dim
 
     var query = stack_allocation[
@@ -77,19 +82,24 @@ def attention_kernel[
     ]()
     for i in range(thread, group * head_dim, SPAN):
         query[unsafe_offset=i] = (
-            queries[unsafe_offset=first + i].cast[DType.float32]() * scale
+            queries[unsafe_offset=first + i].cast[DType.float32]() * rules.scale
         )
-    var largest = Array[Float32, group](fill=neg_inf[DType.float32]())
-    var total = Array[Float32, group](fill=0)
+    var largest = Array[Float32, group](fill=0)
+    comptime for g in range(group):
+        largest[g] = rules.first_largest(head * group + g)
+    var total = Array[Float32, group](fill=rules.first_weight())
     var sums = Array[Float32, group * per_lane](fill=0)
     var team, lane = divmod(thread, lanes)
     barrier()
 
-    for start in range(0, context, SPAN):
-        var count = min(SPAN, context - start)
+    for start in range(0, num_seen, SPAN):
+        var count = min(SPAN, num_seen - start)
         var score = Array[Float32, group](fill=neg_inf[DType.float32]())
         if thread < count:
-            score = score_key[group](query, keys, seq, head, start + thread)
+            var seen = rules.seen(start + thread, num_hidden=num_hidden)
+            score = score_key[group](query, keys, seq, head, seen)
+            comptime for g in range(group):
+                score[g] = rules.capped(score[g])
         comptime for g in range(group):
             var top = max(largest[g], block.max[block_size=SPAN](score[g]))
             var weight = exp(score[g] - top)
@@ -102,7 +112,8 @@ def attention_kernel[
         barrier()
         if team < teams:
             for key in range(team, count, teams):
-                var value = values.block_paged_ptr[1](seq, start + key, head)
+                var seen = rules.seen(start + key, num_hidden=num_hidden)
+                var value = values.block_paged_ptr[1](seq, seen, head)
                 comptime for i in range(per_lane):
                     var dim = lane + i * SPAN
                     if dim < head_dim:
@@ -218,6 +229,7 @@ def attention_gpu[
     dtype: DType,
     kv_params: KVCacheStaticParams,
     page_size: Int,
+    rules_in_use: RulesInUse,
     //,
     num_q_heads: Int,
 ](
@@ -226,7 +238,7 @@ def attention_gpu[
     keys: PagedKVCache[dtype, kv_params, page_size],
     values: PagedKVCache[dtype, kv_params, page_size],
     batch: RaggedBatch,
-    scale: Float32,
+    rules: AttentionRules[rules_in_use],
     total_tokens: Int,
     ctx: DeviceContext,
 ) raises:
@@ -236,6 +248,7 @@ def attention_gpu[
         dtype: The element type; sums are float32.
         kv_params: The heads and the head size.
         page_size: The tokens per page.
+        rules_in_use: The rules that the kernel is compiled with.
         num_q_heads: The query heads, a multiple of the key-value heads.
 
     Args:
@@ -244,7 +257,7 @@ def attention_gpu[
         keys: The layer's keys, those of the new tokens included.
         values: The layer's values, those of the new tokens included.
         batch: The rows of each sequence.
-        scale: What scores are multiplied by.
+        rules: What a query sees, and how its scores are formed.
         total_tokens: The rows in `queries`.
         ctx: The GPU's context.
 
@@ -253,14 +266,16 @@ def attention_gpu[
     """
     if total_tokens == 0:
         return
-    comptime kernel = attention_kernel[dtype, kv_params, page_size, num_q_heads]
+    comptime kernel = attention_kernel[
+        dtype, kv_params, page_size, num_q_heads, rules_in_use
+    ]
     ctx.enqueue_function[kernel](
         output,
         queries,
         keys,
         values,
         batch,
-        scale,
+        rules,
         grid_dim=(total_tokens, kv_params.num_heads),
         block_dim=SPAN,
     )

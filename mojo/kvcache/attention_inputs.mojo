@@ -2,6 +2,7 @@
 
 from kv_cache.types import KVCacheStaticParams
 
+from .attention_rules import AttentionRules, RulesInUse
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
 
@@ -11,6 +12,7 @@ struct AttentionInputs[
     kv_params: KVCacheStaticParams,
     page_size: Int,
     num_q_heads: Int,
+    rules_in_use: RulesInUse,
 ](TrivialRegisterPassable):
     """What one layer's attention over a ragged batch reads and writes.
 
@@ -19,6 +21,7 @@ struct AttentionInputs[
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         num_q_heads: The query heads, a multiple of the key-value heads.
+        rules_in_use: The rules that the kernel is compiled with.
     """
 
     comptime CacheType = PagedKVCache[
@@ -47,8 +50,8 @@ struct AttentionInputs[
     var batch: RaggedBatch
     """The rows of each sequence."""
 
-    var scale: Float32
-    """What scores are multiplied by."""
+    var rules: AttentionRules[Self.rules_in_use]
+    """What a query sees, and how its scores are formed."""
 
     def __init__(
         out self,
@@ -57,7 +60,7 @@ struct AttentionInputs[
         keys: Self.CacheType,
         values: Self.CacheType,
         batch: RaggedBatch,
-        scale: Float32,
+        rules: AttentionRules[Self.rules_in_use],
     ):
         """Collects the tensors of one call.
 
@@ -67,11 +70,11 @@ struct AttentionInputs[
             keys: The layer's keys.
             values: The layer's values.
             batch: The rows of each sequence.
-            scale: What scores are multiplied by.
+            rules: What a query sees, and how its scores are formed.
         """
         self.output = output
         self.queries = queries
         self.keys = keys
         self.values = values
         self.batch = batch
-        self.scale = scale
+        self.rules = rules

@@ -9,10 +9,11 @@ See:
 """
 
 from kv_cache.types import KVCacheStaticParams
-from std.math import ceildiv, exp
+from std.math import align_down, align_up, exp
 from std.utils.numerics import neg_inf
 
 from .attention_inputs import AttentionInputs
+from .attention_rules import RulesInUse
 from .vectors import cpu_width
 
 comptime TILE_ROWS = 32
@@ -30,6 +31,7 @@ struct Tile[
     kv_params: KVCacheStaticParams,
     page_size: Int,
     num_q_heads: Int,
+    rules_in_use: RulesInUse,
     //,
 ]:
     """A tile of tokens of one sequence under one key-value head.
@@ -41,10 +43,15 @@ struct Tile[
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         num_q_heads: The query heads.
+        rules_in_use: The rules that the kernel is compiled with.
     """
 
     comptime Call = AttentionInputs[
-        Self.dtype, Self.kv_params, Self.page_size, Self.num_q_heads
+        Self.dtype,
+        Self.kv_params,
+        Self.page_size,
+        Self.num_q_heads,
+        Self.rules_in_use,
     ]
     """The attention that the tile is a part of."""
 
@@ -132,9 +139,10 @@ struct Tile[
         self.queries = List[Float32](unsafe_uninit_length=rows * Self.head_dim)
         self.scores = List[Float32](unsafe_uninit_length=rows * Self.span)
         self.sums = List[Float32](length=rows * Self.head_dim, fill=0)
-        self.largest = List[Float32](length=rows, fill=neg_inf[DType.float32]())
-        self.weight = List[Float32](length=rows, fill=0)
+        self.largest = List[Float32](unsafe_uninit_length=rows)
+        self.weight = List[Float32](length=rows, fill=call.rules.first_weight())
         for row in range(rows):
+            self.largest[row] = call.rules.first_largest(self._head(row))
             var source = call.queries.unsafe_offset(self._element(row))
             comptime for i in range(0, Self.head_dim, Self.width):
                 self.queries.unsafe_ptr().unsafe_store(
@@ -142,22 +150,36 @@ struct Tile[
                     source.unsafe_load[width=Self.width](i).cast[
                         DType.float32
                     ]()
-                    * call.scale,
+                    * call.rules.scale,
                 )
+
+    @always_inline
+    def _head(self, row: Int) -> Int:
+        """Returns a row's query head."""
+        return self.head * Self.group + row % Self.group
 
     @always_inline
     def _element(self, row: Int) -> Int:
         """Returns where a row's query, and its result, starts."""
-        var token, member = divmod(row, Self.group)
-        var head = self.head * Self.group + member
-        return (
-            (self.first_row + token) * Self.num_q_heads + head
-        ) * Self.head_dim
+        var token = self.first_row + row // Self.group
+        return (token * Self.num_q_heads + self._head(row)) * Self.head_dim
 
     def attend(mut self):
-        """Goes through the context span by span and writes the result."""
+        """Goes through what the tile sees and writes the result."""
+        var rules = self.call.rules
         var context = self.position + self.num_tokens
-        for start in range(0, context, Self.span):
+        comptime if Self.rules_in_use.window:
+            var sink_tokens = rules.num_sink_tokens()
+            var first = max(rules.window_start(self.position), sink_tokens)
+            self._attend_to[in_window=False](0, min(sink_tokens, context))
+            self._attend_to[in_window=True](first, context)
+        else:
+            self._attend_to[in_window=False](0, context)
+        self._write()
+
+    def _attend_to[*, in_window: Bool](mut self, first: Int, context: Int):
+        """Goes through a part of the context span by span."""
+        for start in range(align_down(first, Self.span), context, Self.span):
             var keys = self.call.keys.block_paged_ptr[Self.span](
                 self.seq, start, self.head
             )
@@ -167,17 +189,27 @@ struct Tile[
             var count = min(Self.span, context - start)
             self._score(keys, start, count)
             for row in range(self.num_tokens * Self.group):
-                var seen = self._seen(row, start, count)
-                if seen > 0:
-                    self._soften(row, seen)
-                    self._add_values(values, row, seen)
-        self._write()
+                var begin, end = self._seen[in_window=in_window](
+                    row, start, count
+                )
+                if begin < end:
+                    self._soften(row, begin, end)
+                    self._add_values(values, row, begin, end)
 
     @always_inline
-    def _seen(self, row: Int, start: Int, count: Int) -> Int:
-        """Returns how many of a span's keys a row may attend to."""
+    def _seen[
+        *, in_window: Bool
+    ](self, row: Int, start: Int, count: Int) -> Tuple[Int, Int]:
+        """Returns the first and behind the last of a span's keys to a row."""
+        var rules = self.call.rules
         var position = self.position + row // Self.group
-        return min(count, position + 1 - start)
+        var begin = 0
+        comptime if in_window:
+            var first = max(
+                rules.window_start(position), rules.num_sink_tokens()
+            )
+            begin = max(0, first - start)
+        return begin, min(count, position + 1 - start)
 
     def _score(
         mut self,
@@ -249,20 +281,27 @@ struct Tile[
                 ] = products[r * num_keys + k].reduce_add()
 
     @always_inline
-    def _soften(mut self, row: Int, seen: Int):
+    def _soften(mut self, row: Int, begin: Int, end: Int):
         """Turns a row's scores into weights, rescaling what came before."""
         comptime width = cpu_width[DType.float32](Self.span)
         comptime Weights = SIMD[DType.float32, width]
         var scores = self.scores.unsafe_ptr().unsafe_offset(row * Self.span)
-        for key in range(seen, align_up_to(seen, width)):
+        var first, last = align_down(begin, width), align_up(end, width)
+        comptime if Self.rules_in_use.softcap:
+            for key in range(first, last, width):
+                var score = scores.unsafe_load[width=width](key)
+                scores.unsafe_store(key, self.call.rules.capped(score))
+        for key in range(first, begin):
+            scores[unsafe_offset=key] = neg_inf[DType.float32]()
+        for key in range(end, last):
             scores[unsafe_offset=key] = neg_inf[DType.float32]()
         var top = Weights(self.largest[row])
-        for key in range(0, seen, width):
+        for key in range(first, last, width):
             top = max(top, scores.unsafe_load[width=width](key))
         var largest = top.reduce_max()
         var fade = exp(self.largest[row] - largest)
         var total = Weights(0)
-        for key in range(0, seen, width):
+        for key in range(first, last, width):
             var weight = exp(scores.unsafe_load[width=width](key) - largest)
             scores.unsafe_store(key, weight)
             total += weight
@@ -280,14 +319,15 @@ struct Tile[
         mut self,
         values: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
         row: Int,
-        seen: Int,
+        begin: Int,
+        end: Int,
     ):
         """Adds the values that a row sees, times their weights."""
         comptime num_pieces = Self.head_dim // Self.width
         var weights = self.scores.unsafe_ptr().unsafe_offset(row * Self.span)
         var sums = self.sums.unsafe_ptr().unsafe_offset(row * Self.head_dim)
         var pieces = Array[Self.Vector, num_pieces](fill=0)
-        for key in range(seen):
+        for key in range(begin, end):
             var weight = Self.Vector(weights[unsafe_offset=key])
             var value = values.unsafe_offset(key * Self.stride)
             comptime for i in range(num_pieces):
@@ -312,17 +352,3 @@ struct Tile[
                     sums.unsafe_load[width=Self.width](i) / self.weight[row]
                 )
                 target.unsafe_store(i, result.cast[Self.dtype]())
-
-
-@always_inline
-def align_up_to(length: Int, width: Int) -> Int:
-    """Returns the next multiple of a width.
-
-    Args:
-        length: The number to round.
-        width: The multiple.
-
-    Returns:
-        The smallest multiple of `width` that is at least `length`.
-    """
-    return ceildiv(length, width) * width

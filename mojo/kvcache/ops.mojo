@@ -16,6 +16,7 @@ from max.gpu.host import DeviceContext
 from .attention_cpu import attention_cpu
 from .attention_gpu import attention_gpu
 from .attention_inputs import AttentionInputs
+from .attention_rules import AttentionRules, RulesInUse
 from .collection import PagedKVCacheCollection
 from .copy_cpu import copy_pages_cpu
 from .copy_gpu import copy_pages_gpu
@@ -301,6 +302,9 @@ struct Attention:
         num_q_heads: Int,
         num_kv_heads: Int,
         head_dim: Int,
+        has_window: Bool,
+        has_sinks: Bool,
+        has_softcap: Bool,
     ](
         output: OutputTensor[dtype=dtype, rank=3, ...],
         queries: InputTensor[dtype=dtype, rank=3, ...],
@@ -310,7 +314,11 @@ struct Attention:
         lookup_table: InputTensor[dtype=DType.uint32, rank=2, ...],
         max_lengths: InputTensor[dtype=DType.uint32, rank=2, ...],
         layer: UInt32,
+        sinks: InputTensor[dtype=DType.float32, rank=1, ...],
         scale: Float32,
+        window: UInt32,
+        sink_tokens: UInt32,
+        softcap: Float32,
         ctx: DeviceContext,
     ) raises:
         comptime params = KVCacheStaticParams(
@@ -321,15 +329,25 @@ struct Attention:
         )
         var keys = cache.get_key_cache(Int(layer))
         var values = cache.get_value_cache(Int(layer))
+        comptime in_use = RulesInUse(
+            window=has_window, sinks=has_sinks, softcap=has_softcap
+        )
+        var rules = AttentionRules[in_use](
+            scale,
+            window=Int(window),
+            sink_tokens=Int(sink_tokens),
+            softcap=softcap,
+            sinks=_read(sinks),
+        )
         comptime if target == "cpu":
             attention_cpu(
-                AttentionInputs[dtype, params, page_size, num_q_heads](
+                AttentionInputs[dtype, params, page_size, num_q_heads, in_use](
                     _result(output),
                     _read(queries),
                     keys,
                     values,
                     _batch(input_row_offsets),
-                    scale,
+                    rules,
                 )
             )
         else:
@@ -339,7 +357,7 @@ struct Attention:
                 keys,
                 values,
                 _batch(input_row_offsets),
-                scale,
+                rules,
                 queries.dim_size(0),
                 ctx,
             )

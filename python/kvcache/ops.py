@@ -5,6 +5,9 @@ the kernels. A graph finds the kernels through
 `custom_extensions=[precompiled_package()]`.
 """
 
+import math
+
+import numpy as np
 from max.dtype import DType
 from max.graph import (
     BufferValue,
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 _CPU = DeviceRef.CPU()
+_MAX_UINT32 = 2**32 - 1
 
 
 def store(
@@ -221,12 +225,18 @@ def attention(
     *,
     layer: int | TensorValue,
     scale: float,
+    window: int | None = None,
+    sink_tokens: int = 0,
+    sinks: TensorValue | None = None,
+    softcap: float | None = None,
 ) -> TensorValue:
     """Attends causally over the pages, whose new tokens are stored already.
 
-    Token `i` of a sequence's new tokens sees `cache_lengths + i + 1` keys. The
-    query heads share key-value heads in groups; prefill, chunked prefill and
-    decode may be mixed in a batch.
+    Token `i` of a sequence's new tokens is at position `cache_lengths + i` and
+    sees itself and all before it, or the last `window` of these. The query
+    heads share key-value heads in groups; prefill, chunked prefill and decode
+    may be mixed in a batch. A page of which no token sees anything is not
+    read: its entry of the lookup table may be any.
 
     Args:
         cache: The cache.
@@ -234,13 +244,22 @@ def attention(
         input_row_offsets: Where each sequence starts, uint32
             `[batch_size + 1]`.
         layer: The layer, as a number or as a uint32 scalar on the CPU.
-        scale: What scores are multiplied by before the softmax.
+        scale: What the products of queries and keys are multiplied by.
+        window: The tokens that a token sees, itself included; all by default.
+        sink_tokens: The first tokens of a sequence that stay in sight when
+            they are out of the window.
+        sinks: A logit of each query head, float32 `[num_q_heads]`, that takes
+            its share of the softmax and adds no value. The scale does not
+            apply to it.
+        softcap: What bounds the scores: `softcap * tanh(score / softcap)` is
+            in the place of `score`.
 
     Returns:
         The weighted values, of the shape of `queries`.
 
     Raises:
-        ValueError: If a shape or dtype does not fit the pool.
+        ValueError: If a shape or dtype does not fit the pool, or a rule is out
+            of its range.
     """
     num_q_heads = static_dim(queries, 1)
     if num_q_heads < 1 or num_q_heads % cache.num_kv_heads:
@@ -251,19 +270,33 @@ def attention(
     heads = [num_q_heads, cache.head_dim]
     _check("queries", queries, cache.kv_blocks.dtype, heads)
     _check_offsets("input_row_offsets", input_row_offsets)
+    _check_rules(window, sink_tokens, softcap)
+    device = cache.kv_blocks.device
+    if sinks is not None:
+        _check_sinks(sinks, num_q_heads)
     (output,) = ops.inplace_custom(
         "kvcache.attention",
-        device=cache.kv_blocks.device,
+        device=device,
         values=[
             queries,
             cache.kv_blocks,
             input_row_offsets,
             *cache.tables,
             _layer(cache, layer),
+            _nothing(device) if sinks is None else sinks,
             ops.constant(scale, DType.float32, _CPU),
+            ops.constant(window or 0, DType.uint32, _CPU),
+            ops.constant(sink_tokens, DType.uint32, _CPU),
+            ops.constant(softcap or 0, DType.float32, _CPU),
         ],
         out_types=[queries.type],
-        parameters={**cache.sizes, "num_q_heads": num_q_heads},
+        parameters={
+            **cache.sizes,
+            "num_q_heads": num_q_heads,
+            "has_window": window is not None,
+            "has_sinks": sinks is not None,
+            "has_softcap": softcap is not None,
+        },
     )
     return output.tensor
 
@@ -299,6 +332,36 @@ def _check_rows(
 def _check_offsets(name: str, value: TensorValue) -> None:
     """Refuses row offsets that are not a uint32 vector."""
     _check(name, value, DType.uint32, [])
+
+
+def _check_rules(
+    window: int | None, sink_tokens: int, softcap: float | None
+) -> None:
+    """Refuses rules of attention that are out of their range."""
+    if window is not None and not 1 <= window <= _MAX_UINT32:
+        raise ValueError(f"window must be from 1 to 2**32 - 1, got {window}")
+    if not 0 <= sink_tokens <= _MAX_UINT32:
+        raise ValueError(
+            f"sink_tokens must be from 0 to 2**32 - 1, got {sink_tokens}"
+        )
+    if sink_tokens and window is None:
+        raise ValueError(f"sink_tokens ({sink_tokens}) want a window, got none")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap must be positive, got {softcap}")
+
+
+def _check_sinks(sinks: TensorValue, num_q_heads: int) -> None:
+    """Refuses sinks that are not one logit for each query head."""
+    if sinks.dtype != DType.float32 or list(sinks.shape) != [num_q_heads]:
+        raise ValueError(
+            f"sinks must be float32 [{num_q_heads}], got {sinks.dtype.name}"
+            f" {list(sinks.shape)}"
+        )
+
+
+def _nothing(device: DeviceRef) -> TensorValue:
+    """Returns what stands in the place of a tensor that is not in use."""
+    return ops.constant(np.zeros(1, np.float32), DType.float32, device)
 
 
 def _layer(cache: CacheInputs, layer: int | TensorValue) -> TensorValue:

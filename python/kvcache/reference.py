@@ -131,6 +131,10 @@ def attention(
     *,
     layer: int,
     scale: float,
+    window: int | None = None,
+    sink_tokens: int = 0,
+    sinks: Floats | None = None,  # [num_q_heads]
+    softcap: float | None = None,
 ) -> npt.NDArray[np.float64]:
     """Returns causal attention over pages that hold the new tokens too."""
     page_size, num_kv_heads = kv_blocks.shape[3:5]
@@ -139,9 +143,13 @@ def attention(
     for seq, cached in enumerate(cache_lengths.tolist()):
         begin, end = input_row_offsets[seq : seq + 2].tolist()
         for row in range(begin, end):
+            own = cached + row - begin
             places = [
                 divmod(position, page_size)
-                for position in range(cached + row - begin + 1)
+                for position in range(own + 1)
+                if window is None
+                or position > own - window
+                or position < sink_tokens
             ]
             pages = [lookup_table[seq, column] for column, _ in places]
             slots = [slot for _, slot in places]
@@ -152,8 +160,11 @@ def attention(
             for head in range(queries.shape[1]):
                 query = queries[row, head].astype(np.float64)
                 scores = keys[:, head // group] @ query * scale
-                weights = np.exp(scores - scores.max())
-                output[row, head] = (
-                    weights @ values[:, head // group] / weights.sum()
-                )
+                if softcap is not None:
+                    scores = softcap * np.tanh(scores / softcap)
+                sink = -np.inf if sinks is None else sinks[head]
+                largest = max(scores.max(), sink)
+                weights = np.exp(scores - largest)
+                total = weights.sum() + np.exp(sink - largest)
+                output[row, head] = weights @ values[:, head // group] / total
     return output

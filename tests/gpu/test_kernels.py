@@ -29,7 +29,8 @@ def test_ops_equal_reference_at_the_edges(
     for rotation in kernels.configuration.rotations:
         check_rope_store(kernels, batch, rotation)
     check_gather(kernels, batch)
-    check_attention(kernels, batch)
+    for rules in kernels.configuration.rules:
+        check_attention(kernels, batch, rules)
 
 
 @given(st.data())
@@ -62,9 +63,9 @@ def test_gather_equals_reference(kernels: Kernels, data: st.DataObject) -> None:
 def test_attention_equals_reference(
     kernels: Kernels, data: st.DataObject
 ) -> None:
-    check_attention(
-        kernels, data.draw(batches(kernels.configuration, longest_new=40))
-    )
+    batch = data.draw(batches(kernels.configuration, longest_new=40))
+    rules = data.draw(st.sampled_from(kernels.configuration.rules))
+    check_attention(kernels, batch, rules)
 
 
 @given(pairs=page_pairs(), seed=st.integers(0, 2**32 - 1))

@@ -11,7 +11,9 @@ from kernels.models import Kernels
 def test_attention_equals_reference_at_the_edges(
     kernels: Kernels, regime: str
 ) -> None:
-    check_attention(kernels, regimes(kernels.configuration.page_size)[regime])
+    batch = regimes(kernels.configuration.page_size)[regime]
+    for rules in kernels.configuration.rules:
+        check_attention(kernels, batch, rules)
 
 
 @given(st.data())
@@ -19,6 +21,6 @@ def test_attention_equals_reference_at_the_edges(
 def test_attention_equals_reference(
     kernels: Kernels, data: st.DataObject
 ) -> None:
-    check_attention(
-        kernels, data.draw(batches(kernels.configuration, longest_new=40))
-    )
+    batch = data.draw(batches(kernels.configuration, longest_new=40))
+    rules = data.draw(st.sampled_from(kernels.configuration.rules))
+    check_attention(kernels, batch, rules)

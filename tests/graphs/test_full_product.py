@@ -39,5 +39,6 @@ def check_every_op(kernels: Kernels) -> None:
         for rotation in kernels.configuration.rotations:
             check_rope_store(kernels, batch, rotation)
         check_gather(kernels, batch)
-        check_attention(kernels, batch)
+        for rules in kernels.configuration.rules:
+            check_attention(kernels, batch, rules)
     check_copy_pages(kernels, np.array([(0, 2), (1, 3)], np.uint32))

@@ -257,8 +257,44 @@ def test_sizes_of_heads_must_be_static() -> None:
         attention(tensor("rows"), OFFSETS)
 
 
-def attention(*tensors: Any, layer: int = 0) -> None:
-    build(ops.attention, *tensors, layer=layer, scale=1.0)
+def attention(*tensors: Any, layer: int = 0, **rules: Any) -> None:
+    build(ops.attention, *tensors, layer=layer, scale=1.0, **rules)
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted"),
+    [
+        ({"window": 0}, "window must be from 1 to .*, got 0"),
+        ({"window": 2**32}, "window must be from 1 to .*, got 4294967296"),
+        (
+            {"window": 4, "sink_tokens": -1},
+            "sink_tokens must be from 0 to .*, got -1",
+        ),
+        ({"sink_tokens": 4}, r"sink_tokens \(4\) want a window, got none"),
+        ({"softcap": 0.0}, r"softcap must be positive, got 0\.0"),
+        ({"softcap": -1.0}, r"softcap must be positive, got -1\.0"),
+        ({"softcap": float("inf")}, "softcap must be positive, got inf"),
+        ({"softcap": float("nan")}, "softcap must be positive, got nan"),
+    ],
+)
+def test_rules_must_be_in_their_range(
+    rules: dict[str, Any], wanted: str
+) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        attention(tensor("rows", 9, 8), OFFSETS, **rules)
+
+
+@pytest.mark.parametrize(
+    "sinks",
+    [tensor(3), tensor(1, 9), tensor("heads"), tensor(9, dtype=DType.bfloat16)],
+)
+def test_sinks_must_be_one_logit_for_each_query_head(sinks: Any) -> None:
+    def attend(cache: ops.CacheInputs, *tensors: Any) -> None:
+        queries, sinks, offsets = tensors
+        ops.attention(cache, queries, offsets, layer=0, scale=1.0, sinks=sinks)
+
+    with pytest.raises(ValueError, match=r"sinks must be float32 \[9\], got"):
+        build(attend, tensor("rows", 9, 8), sinks, OFFSETS)
 
 
 @pytest.mark.parametrize("heads", [0, 2, 4, 10])

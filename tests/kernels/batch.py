@@ -64,6 +64,10 @@ class Batch:
     def rng(self) -> np.random.Generator:
         return np.random.default_rng(self.seed)
 
+    def stray_page(self, num_pages: int) -> int:
+        """Returns what stands in a table's unused entries."""
+        return num_pages if self.stray_is_null else NO_PAGE
+
     def written(self) -> "Pages":
         """Lays out the pages of the new tokens only; none is shared."""
         return self._pages([cached for cached, _ in self.lengths], shared=0)
@@ -87,9 +91,8 @@ class Batch:
         num_used = sum(last - first for first, last in spans)
         num_pages = num_used + self.spare_pages
         columns = max((last for _, last in spans), default=0)
-        stray = num_pages if self.stray_is_null else NO_PAGE
         shape = (len(self.lengths), columns + self.spare_columns)
-        table = np.full(shape, stray, np.uint32)
+        table = np.full(shape, self.stray_page(num_pages), np.uint32)
         order = self.rng().permutation(num_pages).astype(np.uint32)
         taken = 0
         for seq, (first, last) in zip(seqs, spans, strict=True):

@@ -69,14 +69,19 @@ def _add(
         cache, layer=layer, name=f"{configuration}_gather", module=module
     )
     copy_pages_graph(cache, name=f"{configuration}_copy_pages", module=module)
-    attention_graph(
-        cache,
-        num_q_heads=heads,
-        scale=configuration.scale,
-        layer=layer,
-        name=f"{configuration}_attention",
-        module=module,
-    )
+    for rules in configuration.rules:
+        attention_graph(
+            cache,
+            num_q_heads=heads,
+            scale=configuration.scale,
+            layer=layer,
+            window=rules.window,
+            sink_tokens=rules.sink_tokens,
+            has_sinks=rules.has_sinks,
+            softcap=rules.softcap,
+            name=f"{configuration}_{rules}",
+            module=module,
+        )
     for rotation in configuration.rotations:
         rope_store_graph(
             cache,

@@ -4,10 +4,11 @@ import numpy as np
 
 from kvcache import reference
 
-from .batch import Batch, Indices
+from .batch import Batch, Indices, Pages
 from .buffers import Array, rounded, to_array
 from .configuration import Configuration, Rotation
 from .models import Kernels
+from .rules import CAUSAL, Rules
 
 TOLERANCE = {
     "float32": {"rtol": 1e-5, "atol": 1e-5},
@@ -123,16 +124,23 @@ def check_copy_pages(
     np.testing.assert_array_equal(to_array(pool), expected)
 
 
-def check_attention(kernels: Kernels, batch: Batch) -> None:
+def check_attention(kernels: Kernels, batch: Batch, rules: Rules) -> None:
+    """Checks that the right tokens are seen, and that no other is touched.
+
+    What no token sees is poison, and a page of which none sees anything has no
+    entry in the lookup table.
+    """
     configuration, rng = kernels.configuration, batch.rng()
-    pages = batch.read()
-    pool = filled_pool(rng, configuration, batch)
+    pool, pages = seen_pool(rng, configuration, batch, rules)
     heads = configuration.num_q_heads, configuration.head_dim
     # Wide scores: a softmax over nearly equal ones hides a wrong key.
     queries = rounded(
         3 * rng.standard_normal((batch.num_rows, *heads), np.float32),
         configuration.dtype,
     )
+    sinks = None
+    if rules.has_sinks:
+        sinks = 3 * rng.standard_normal(heads[0], np.float32)
     expected = reference.attention(
         pool,
         queries,
@@ -141,10 +149,18 @@ def check_attention(kernels: Kernels, batch: Batch) -> None:
         pages.lookup_table,
         layer=configuration.layer,
         scale=configuration.scale,
+        window=rules.window,
+        sink_tokens=rules.sink_tokens,
+        sinks=sinks,
+        softcap=rules.softcap,
     )
     assert np.isfinite(expected).all()
 
-    actual = kernels.attention(kernels.elements(pool), queries, batch, pages)
+    actual = kernels.attention(
+        *(kernels.elements(pool), queries, batch, pages),
+        rules=rules,
+        sinks=sinks,
+    )
 
     np.testing.assert_allclose(
         actual, expected, **TOLERANCE[configuration.dtype]
@@ -170,16 +186,32 @@ def filled_pool(
     rng: np.random.Generator, configuration: Configuration, batch: Batch
 ) -> Array:
     """Returns a pool with every token of the batch in one layer, no more."""
+    pool, _ = seen_pool(rng, configuration, batch, CAUSAL)
+    return pool
+
+
+def seen_pool(
+    rng: np.random.Generator,
+    configuration: Configuration,
+    batch: Batch,
+    rules: Rules,
+) -> tuple[Array, Pages]:
+    """Returns a pool with the tokens that new ones see, and their pages."""
     pages = batch.read()
     pool = poisoned_pool(configuration, batch, pages.num_pages)
-    for seq, context in enumerate(batch.context_lengths.tolist()):
-        columns, slots = np.divmod(np.arange(context), configuration.page_size)
-        places = pages.lookup_table[seq, columns]
+    table = pages.lookup_table.copy()
+    for seq, (cached, new) in enumerate(batch.lengths):
+        (positions,) = np.nonzero(rules.seen(cached, new))
+        columns, slots = np.divmod(positions, configuration.page_size)
+        places = table[seq, columns]
         for kv in range(2):
             pool[places, kv, configuration.layer, slots] = drawn(
-                rng, configuration, context, *configuration.row
+                rng, configuration, len(positions), *configuration.row
             )
-    return pool
+        hidden = np.ones(table.shape[1], np.bool_)
+        hidden[columns] = False
+        table[seq, hidden] = batch.stray_page(pages.num_pages)
+    return pool, Pages(table, pages.num_pages)
 
 
 def poisoned_freqs(

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from .rules import CAUSAL, Rules
+
 PAGE_SIZES = (16, 32, 64, 128, 256)
 HEAD_DIMS = (8, 16, 40, 64, 80, 128, 192, 256)
 HEADS = ((2, 1), (3, 3), (2, 4), (1, 8), (1, 1))
@@ -44,6 +46,7 @@ class Configuration:
     layers: tuple[int, int]
     """The layer that the ops use, and how many there are."""
     rotations: tuple[Rotation, ...]
+    rules: tuple[Rules, ...] = (CAUSAL,)
 
     def __str__(self) -> str:
         return (
@@ -89,6 +92,11 @@ ONNX_FLOAT32 = Configuration(
     head_dim=8,
     layers=(1, 3),
     rotations=(halves(8), neighbours(8), halves(4), neighbours(4)),
+    rules=(
+        CAUSAL,
+        Rules(window=5),
+        Rules(window=40, sink_tokens=4, has_sinks=True, softcap=5),
+    ),
 )
 """The sizes of the `onnx` package's cases."""
 
@@ -99,6 +107,7 @@ ONNX_BFLOAT16 = Configuration(
     head_dim=8,
     layers=(1, 2),
     rotations=(neighbours(4),),
+    rules=(CAUSAL, Rules(has_sinks=True)),
 )
 
 LARGE_PAGES = Configuration(
@@ -108,6 +117,7 @@ LARGE_PAGES = Configuration(
     head_dim=128,
     layers=(0, 2),
     rotations=(neighbours(64),),
+    rules=(CAUSAL, Rules(window=128, has_sinks=True), Rules(softcap=30)),
 )
 
 COVERING = (
@@ -121,6 +131,7 @@ COVERING = (
         head_dim=40,
         layers=(0, 1),
         rotations=(halves(10),),
+        rules=(CAUSAL, Rules(window=1, sink_tokens=1, softcap=2)),
     ),
     Configuration(
         dtype="float32",
@@ -129,6 +140,7 @@ COVERING = (
         head_dim=16,
         layers=(0, 3),
         rotations=(neighbours(16),),
+        rules=(CAUSAL, Rules(window=33, sink_tokens=40)),
     ),
     Configuration(
         dtype="bfloat16",
@@ -137,6 +149,7 @@ COVERING = (
         head_dim=64,
         layers=(2, 3),
         rotations=(halves(64),),
+        rules=(CAUSAL, Rules(window=128, sink_tokens=4, softcap=50)),
     ),
     Configuration(
         dtype="float32",
@@ -145,6 +158,7 @@ COVERING = (
         head_dim=80,
         layers=(1, 2),
         rotations=(halves(32),),
+        rules=(CAUSAL, Rules(has_sinks=True, softcap=2)),
     ),
     Configuration(
         dtype="float32",
@@ -153,6 +167,7 @@ COVERING = (
         head_dim=256,
         layers=(0, 1),
         rotations=(halves(256),),
+        rules=(CAUSAL, Rules(window=300, sink_tokens=4, has_sinks=True)),
     ),
     Configuration(
         dtype="bfloat16",
@@ -161,14 +176,24 @@ COVERING = (
         head_dim=192,
         layers=(1, 2),
         rotations=(neighbours(64),),
+        rules=(CAUSAL, Rules(window=16, has_sinks=True, softcap=5)),
     ),
 )
 """Every value and, of the pairs, those that take paths of their own.
 
 Such are heads that no wide vector divides (40, 80), heads wider than a GPU
 block of threads (192, 256), pages smaller and larger than the keys that are
-scored at once, and a rotated part whose half is odd (10).
+scored at once, and a rotated part whose half is odd (10). Windows are below, at
+and above a page; sink tokens end in the first page and behind it.
 """
+
+FULL_RULES = (
+    Rules(window=1),
+    Rules(window=64, sink_tokens=4, softcap=5),
+    Rules(window=100, sink_tokens=33, has_sinks=True),
+    Rules(has_sinks=True, softcap=2),
+)
+"""What the full product goes through in turn."""
 
 
 def full_product(dtype: str, page_size: int) -> Iterator[Configuration]:
@@ -187,4 +212,5 @@ def full_product(dtype: str, page_size: int) -> Iterator[Configuration]:
                 Rotation(head_dim, interleaved=bool(number % 2)),
                 Rotation(part, interleaved=not number % 2),
             ),
+            rules=(CAUSAL, FULL_RULES[number % len(FULL_RULES)]),
         )

@@ -13,6 +13,7 @@ from max.engine.api import AssertLevel
 from .batch import Batch, Indices, Pages
 from .buffers import Array, to_array, to_buffer
 from .configuration import Configuration, Rotation
+from .rules import CAUSAL, Rules
 
 MEF_FOLDER = "KVCACHE_MEF_FOLDER"
 """Names the folder of compiled graphs, for a machine without a compiler."""
@@ -104,13 +105,21 @@ class Kernels:
         self._run("copy_pages", pool, self.indices(pairs))
 
     def attention(
-        self, pool: Buffer, queries: Array, batch: Batch, pages: Pages
+        self,
+        pool: Buffer,
+        queries: Array,
+        batch: Batch,
+        pages: Pages,
+        *,
+        rules: Rules = CAUSAL,
+        sinks: Array | None = None,
     ) -> Array:
         """Returns the weighted values."""
         (output,) = self._run(
-            "attention",
+            str(rules),
             *(pool, *self.tables(batch, pages)),
             *(self.elements(queries), self.indices(batch.input_row_offsets)),
+            *([] if sinks is None else [to_buffer(sinks, self.device)]),
         )
         return to_array(output)
 
