@@ -1,6 +1,7 @@
 """Graph builders: one step of work each, and no policy."""
 
 from kvcache.graphs.attention import attention_graph
+from kvcache.graphs.attention_max import attention_max_graph
 from kvcache.graphs.copy import copy_pages_graph
 from kvcache.graphs.gather import gather_graph
 from kvcache.graphs.increment import (
@@ -12,6 +13,7 @@ from kvcache.graphs.store import store_graph
 
 __all__ = [
     "attention_graph",
+    "attention_max_graph",
     "copy_pages_graph",
     "gather_graph",
     "increment_cache_lengths_graph",

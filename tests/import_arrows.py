@@ -30,6 +30,7 @@ MOJO_LAYERS = (
     {
         "attention_cpu",
         "attention_gpu",
+        "attention_max",
         "copy_cpu",
         "copy_gpu",
         "gather_cpu",
@@ -39,7 +40,8 @@ MOJO_LAYERS = (
         "store_cpu",
         "store_gpu",
     },
-    {"attention_tile", "rope_store", "runs"},  # what kernels are made of
+    # What kernels are made of.
+    {"attention_tile", "max_cache", "rope_store", "runs"},
     {"attention_inputs", "collection", "rope"},
     {"attention_rules", "cache", "parallel", "ragged", "vectors"},
     {"layout", "quantize", "scales", "tensors", "tma"},

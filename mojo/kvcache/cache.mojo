@@ -210,7 +210,7 @@ struct PagedKVCache[
         ), "token beyond the lookup table"
         var row = batch_idx * Int(self.lookup_table.layout.stride[0]().value())
         var page = Int(self.lookup_table.ptr[unsafe_offset=row + column])
-        assert page < Int(self.blocks.dim[0]()) - 1, "page out of range"
+        assert page < self.null_page(), "page out of range"
         return page
 
     @always_inline
@@ -226,6 +226,36 @@ struct PagedKVCache[
             head=head_idx,
             dim=head_dim_idx,
         )
+
+    @always_inline
+    def null_page(self) -> Int:
+        """Returns the page behind the last that sequences may have.
+
+        Returns:
+            The page.
+        """
+        return Int(self.blocks.dim[0]()) - 1
+
+    @always_inline
+    def row_pitch(self) -> Int:
+        """Returns the rows between the same slots of consecutive pages.
+
+        Returns:
+            The rows, in the matrix that `row_idx` speaks of.
+        """
+        return (
+            Int(self.blocks.layout.stride[0]().value())
+            // Self.page_layout.token_stride
+        )
+
+    @always_inline
+    def num_rows(self) -> Int:
+        """Returns the rows to the end of the null page.
+
+        Returns:
+            The rows of the matrix that `row_idx` speaks of.
+        """
+        return self.null_page() * self.row_pitch() + Self.page_size
 
     @always_inline
     def row_idx(self, batch_idx: UInt32, tok_idx: UInt32) -> UInt32:
@@ -295,10 +325,6 @@ struct PagedKVCache[
             later, the pool has more than 2**31 rows, or its rows are not
             aligned to 16 bytes.
         """
-        var row_pitch = (
-            Int(self.blocks.layout.stride[0]().value())
-            // Self.page_layout.token_stride
-        )
         return page_tma_tile[
             tile_m,
             tile_n,
@@ -306,11 +332,7 @@ struct PagedKVCache[
             is_k_major=is_k_major,
             page_size=Self.page_size,
             row_size=Self.page_layout.token_stride,
-        ](
-            self.blocks.ptr,
-            (Int(self.blocks.dim[0]()) - 1) * row_pitch + Self.page_size,
-            ctx,
-        )
+        ](self.blocks.ptr, self.num_rows(), ctx)
 
     @always_inline
     def load[

@@ -16,6 +16,7 @@ from max.gpu.host import DeviceContext
 from .attention_cpu import attention_cpu
 from .attention_gpu import attention_gpu
 from .attention_inputs import AttentionInputs
+from .attention_max import attention_max
 from .attention_rules import AttentionRules, RulesInUse
 from .collection import PagedKVCacheCollection
 from .copy_cpu import copy_pages_cpu
@@ -361,3 +362,44 @@ struct Attention:
                 queries.dim_size(0),
                 ctx,
             )
+
+
+@extensibility.register("kvcache.attention_max")
+struct AttentionMax:
+    """Registers MAX's own attention kernels as `kvcache.attention_max`."""
+
+    @doc_hidden
+    @staticmethod
+    def execute[
+        dtype: DType,
+        //,
+        target: StaticString,
+        page_size: Int,
+        num_q_heads: Int,
+        num_kv_heads: Int,
+        head_dim: Int,
+    ](
+        output: OutputTensor[dtype=dtype, rank=3, ...],
+        queries: InputTensor[dtype=dtype, rank=3, ...],
+        kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
+        input_row_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
+        cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
+        lookup_table: InputTensor[dtype=DType.uint32, rank=2, ...],
+        max_lengths: InputTensor[dtype=DType.uint32, rank=2, ...],
+        layer: UInt32,
+        scale: Float32,
+        ctx: DeviceContext,
+    ) raises:
+        var cache = _collection[page_size, num_kv_heads, head_dim](
+            kv_blocks, cache_lengths, lookup_table, max_lengths
+        )
+        attention_max[target, num_q_heads](
+            _result(output),
+            _read(queries),
+            cache.get_key_cache(Int(layer)),
+            cache.get_value_cache(Int(layer)),
+            _batch(input_row_offsets),
+            scale,
+            queries.dim_size(0),
+            ctx,
+        )

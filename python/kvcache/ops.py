@@ -31,6 +31,7 @@ __all__ = [
     "CacheInputTypes",
     "CacheInputs",
     "attention",
+    "attention_max",
     "copy_pages",
     "gather",
     "precompiled_package",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 _CPU = DeviceRef.CPU()
+
+MAX_HEAD_DIMS = (64, 128, 256)
+"""The head sizes that `attention_max` takes on a GPU."""
 _MAX_UINT32 = 2**32 - 1
 
 
@@ -261,15 +265,7 @@ def attention(
         ValueError: If a shape or dtype does not fit the pool, or a rule is out
             of its range.
     """
-    num_q_heads = static_dim(queries, 1)
-    if num_q_heads < 1 or num_q_heads % cache.num_kv_heads:
-        raise ValueError(
-            f"queries must have a multiple of {cache.num_kv_heads} heads,"
-            f" got {num_q_heads}"
-        )
-    heads = [num_q_heads, cache.head_dim]
-    _check("queries", queries, cache.kv_blocks.dtype, heads)
-    _check_offsets("input_row_offsets", input_row_offsets)
+    num_q_heads = _check_queries(cache, queries, input_row_offsets)
     _check_rules(window, sink_tokens, softcap)
     device = cache.kv_blocks.device
     if sinks is not None:
@@ -299,6 +295,80 @@ def attention(
         },
     )
     return output.tensor
+
+
+def attention_max(
+    cache: CacheInputs,
+    queries: TensorValue,
+    input_row_offsets: TensorValue,
+    *,
+    layer: int | TensorValue,
+    scale: float,
+) -> TensorValue:
+    """Attends as `attention` does, by the kernels that come with MAX.
+
+    They do so without windows, sinks or caps, and read more than what tokens
+    see: the rest of a sequence's last page must hold numbers that are finite.
+
+    Args:
+        cache: The cache.
+        queries: `[total_tokens, num_q_heads, head_dim]`.
+        input_row_offsets: Where each sequence starts, uint32
+            `[batch_size + 1]`.
+        layer: The layer, as a number or as a uint32 scalar on the CPU.
+        scale: What the products of queries and keys are multiplied by.
+
+    Returns:
+        The weighted values, of the shape of `queries`.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit the pool, or the kernels
+            of the device do not take it.
+    """
+    num_q_heads = _check_queries(cache, queries, input_row_offsets)
+    device = cache.kv_blocks.device
+    wanted = DType.float32 if device.is_cpu() else DType.bfloat16
+    if cache.kv_blocks.dtype != wanted:
+        raise ValueError(
+            f"attention_max on {device} takes a pool of {wanted.name}, got"
+            f" {cache.kv_blocks.dtype.name}"
+        )
+    if device.is_gpu() and cache.head_dim not in MAX_HEAD_DIMS:
+        raise ValueError(
+            f"attention_max on {device} takes a head_dim of"
+            f" {', '.join(map(str, MAX_HEAD_DIMS))}, got {cache.head_dim}"
+        )
+    (output,) = ops.inplace_custom(
+        "kvcache.attention_max",
+        device=device,
+        values=[
+            queries,
+            cache.kv_blocks,
+            input_row_offsets,
+            *cache.tables,
+            _layer(cache, layer),
+            ops.constant(scale, DType.float32, _CPU),
+        ],
+        out_types=[queries.type],
+        parameters={**cache.sizes, "num_q_heads": num_q_heads},
+    )
+    return output.tensor
+
+
+def _check_queries(
+    cache: CacheInputs, queries: TensorValue, input_row_offsets: TensorValue
+) -> int:
+    """Refuses queries that do not fit; returns how many heads they have."""
+    num_q_heads = static_dim(queries, 1)
+    if num_q_heads < 1 or num_q_heads % cache.num_kv_heads:
+        raise ValueError(
+            f"queries must have a multiple of {cache.num_kv_heads} heads,"
+            f" got {num_q_heads}"
+        )
+    heads = [num_q_heads, cache.head_dim]
+    _check("queries", queries, cache.kv_blocks.dtype, heads)
+    _check_offsets("input_row_offsets", input_row_offsets)
+    return num_q_heads
 
 
 def _check(

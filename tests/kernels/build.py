@@ -12,6 +12,7 @@ from max.graph import DeviceRef, Graph, Module, TensorType
 from kvcache import ops
 from kvcache.graphs import (
     attention_graph,
+    attention_max_graph,
     copy_pages_graph,
     gather_graph,
     increment_cache_lengths_graph,
@@ -22,6 +23,7 @@ from kvcache.graphs.ragged import row_offsets_type
 from kvcache.ops import CacheInputTypes
 
 from .configuration import ONNX_FLOAT32, Configuration
+from .rules import CAUSAL
 
 
 def cache_types(
@@ -55,6 +57,31 @@ def module_of(
     _add_store_to_layer(module, cache_types(ONNX_FLOAT32, device))
     for configuration in configurations:
         _add(module, configuration, cache_types(configuration, device))
+    return module
+
+
+def max_attention_module(
+    configurations: Iterable[Configuration], device: DeviceRef
+) -> Module:
+    """Builds the graph of MAX's attention for each configuration.
+
+    Args:
+        configurations: What to build for.
+        device: Where the graphs run.
+
+    Returns:
+        The module; its graphs are named as those of our attention.
+    """
+    module = Module()
+    for configuration in configurations:
+        attention_max_graph(
+            cache_types(configuration, device),
+            num_q_heads=configuration.num_q_heads,
+            scale=configuration.scale,
+            layer=configuration.layer,
+            name=f"{configuration}_{CAUSAL}",
+            module=module,
+        )
     return module
 
 

@@ -1,9 +1,10 @@
 """Compiled kernels, called as `kvcache.reference` is."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from max.driver import CPU, Buffer, Device
@@ -14,6 +15,9 @@ from .batch import Batch, Indices, Pages
 from .buffers import Array, to_array, to_buffer
 from .configuration import Configuration, Rotation
 from .rules import CAUSAL, Rules
+
+if TYPE_CHECKING:
+    from max.graph import Module
 
 MEF_FOLDER = "KVCACHE_MEF_FOLDER"
 """Names the folder of compiled graphs, for a machine without a compiler."""
@@ -171,20 +175,35 @@ def kernels_on(
         device: Where they run.
         configurations: What to compile for; files have the covering list.
     """
+
+    def build() -> "Module":
+        from max.graph import DeviceRef
+
+        from .build import module_of
+
+        return module_of(configurations, DeviceRef.from_device(device))
+
+    return loaded(device, MEF_NAME, build)
+
+
+def loaded(
+    device: Device, mef_name: str, build: "Callable[[], Module]"
+) -> CompiledKernels:
+    """Compiles a module, asserts on, or loads what a file has of it.
+
+    Args:
+        device: Where its graphs run.
+        mef_name: The file in the folder of compiled graphs, if there is one.
+        build: Builds the module.
+    """
     session = InferenceSession(devices=[device])
     session.set_mojo_assert_level(AssertLevel.ALL)
     if folder := os.environ.get(MEF_FOLDER):
-        return CompiledKernels(
-            session.load_all(Path(folder) / MEF_NAME), device
+        models = session.load_all(Path(folder) / mef_name)
+    else:
+        from kvcache.ops import precompiled_package
+
+        models = session.load_all(
+            build(), custom_extensions=[precompiled_package()]
         )
-    from max.graph import DeviceRef
-
-    from kvcache.ops import precompiled_package
-
-    from .build import module_of
-
-    module = module_of(configurations, DeviceRef.from_device(device))
-    return CompiledKernels(
-        session.load_all(module, custom_extensions=[precompiled_package()]),
-        device,
-    )
+    return CompiledKernels(models, device)
