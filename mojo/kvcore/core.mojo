@@ -2,7 +2,7 @@
 
 from .digest import Digest
 from .index import NO_PAGE, Namespace, PrefixIndex
-from .memory import Ptr, Stack, release_memory, zeroed
+from .memory import Ptr, Stack, at_a_line, release_memory, zeroed
 from .page import DEFAULT_PRIORITY, NO_LINK, ROOT, Page, link_to, linked
 from .plan import Plan
 from .pool import Pool
@@ -75,10 +75,6 @@ struct Core(Movable):
     """Whether sequences share pages."""
     var pages: Ptr[Page]
     """All pages, those of the device first."""
-    var expires: Ptr[Float64]
-    """When each page's priority ends; 0 where it does not."""
-    var depths: Ptr[UInt32]
-    """Pages before each page that has an end of its priority."""
     var device: Pool
     """The device's pages."""
     var host: Pool
@@ -111,6 +107,7 @@ struct Core(Movable):
     """Where the caller reads counts."""
     var detail: SIMD[DType.int64, 2]
     """Numbers that go with an error."""
+    var _page_memory: Ptr[Page]
 
     def __init__(
         out self,
@@ -139,9 +136,8 @@ struct Core(Movable):
         var total = num_pages + num_host_pages
         self.page_size = page_size
         self.is_caching = is_caching
-        self.pages = zeroed[Page](total)
-        self.expires = zeroed[Float64](total)
-        self.depths = zeroed[UInt32](total)
+        self._page_memory = zeroed[Page](total + 1)
+        self.pages = at_a_line(self._page_memory)
         self.device = Pool(self.pages, first=0, size=num_pages)
         self.host = Pool(self.pages, first=num_pages, size=num_host_pages)
         self.index = PrefixIndex(
@@ -173,9 +169,7 @@ struct Core(Movable):
         for seq in range(self.num_sequences):
             release_memory(self.sequences[unsafe_offset=seq].pages)
         release_memory(self.sequences)
-        release_memory(self.pages)
-        release_memory(self.expires)
-        release_memory(self.depths)
+        release_memory(self._page_memory)
         release_memory(self.loaded)
 
     def count(mut self):
@@ -344,11 +338,10 @@ struct Core(Movable):
             target: A page that is not indexed; it keeps its references.
         """
         self.index.move(source, target)
-        var expires = self.expires[unsafe_offset=source]
-        self.expires[unsafe_offset=source] = 0
-        if expires > 0:
-            var depth = Int(self.depths[unsafe_offset=source])
-            self.set_expires(target, expires, depth=depth)
+        var old = self.pages[unsafe_offset=source]
+        self.pages[unsafe_offset=source].expires = 0
+        if old.expires > 0:
+            self.set_expires(target, old.expires, depth=Int(old.depth))
 
     def set_expires(mut self, page: Int, expires: Float64, *, depth: Int):
         """Says when a page's priority ends.
@@ -358,8 +351,8 @@ struct Core(Movable):
             expires: The time, not 0.
             depth: Pages before it in its prefix.
         """
-        self.expires[unsafe_offset=page] = expires
-        self.depths[unsafe_offset=page] = UInt32(depth)
+        self.pages[unsafe_offset=page].expires = expires
+        self.pages[unsafe_offset=page].depth = UInt32(depth)
         self.deadlines.add(Deadline(expires, depth=depth, page=page))
 
     def forget(mut self, page: Int):
@@ -369,8 +362,7 @@ struct Core(Movable):
             page: An indexed page that stands in no list.
         """
         self.index.remove(page)
-        if self.expires[unsafe_offset=page] != 0:
-            self.expires[unsafe_offset=page] = 0
+        self.pages[unsafe_offset=page].expires = 0
 
     def _evict(mut self) -> Int:
         """Takes the device's victim, whose contents may go to the host."""
@@ -388,11 +380,18 @@ struct Core(Movable):
         return page
 
     def _fetch_ahead(self, page: Int):
-        """Brings near what the eviction of a page will touch."""
-        if page >= 0:
-            var digest = self.pages[unsafe_offset=page].digest
-            self.index.fetch_bucket(digest)
-            self.ghosts.fetch_ahead(digest)
+        """Brings near what the next eviction will touch.
+
+        Args:
+            page: The page that it will take, itself brought near before; -1
+                for none.
+        """
+        if page < 0:
+            return
+        ref entry = self.pages[unsafe_offset=page]
+        self.index.fetch_page(linked(entry.behind))
+        self.index.fetch_bucket(entry.digest)
+        self.ghosts.fetch_ahead(entry.digest)
 
     def _host_page(mut self) -> Int:
         var page = self.host.take_blank()

@@ -429,10 +429,10 @@ def describe(
 
     Args:
         address: The core.
-        target: Address of ten 64-bit numbers: the addresses of the pages, their
-            ends of priority and their token ids, the fronts of the device's
-            and the host's lists, the links to their oldest blank pages, the
-            pages of each that were handed out before, and all pages.
+        target: Address of nine 64-bit numbers: the addresses of the pages and
+            of their token ids, the fronts of the device's and the host's
+            lists, the links to their oldest blank pages, the pages of each
+            that were handed out before, and all pages.
 
     Returns:
         None.
@@ -443,15 +443,14 @@ def describe(
     var numbers = at_address[Int64](Int(py=target))
     ref core = _handle(address)[].core
     numbers[unsafe_offset=0] = Int64(Int(core.pages))
-    numbers[unsafe_offset=1] = Int64(Int(core.expires))
-    numbers[unsafe_offset=2] = Int64(Int(core.index.kept))
-    numbers[unsafe_offset=3] = Int64(Int(core.device.fronts))
-    numbers[unsafe_offset=4] = Int64(Int(core.host.fronts))
-    numbers[unsafe_offset=5] = Int64(core.device.blank_front)
-    numbers[unsafe_offset=6] = Int64(core.host.blank_front)
-    numbers[unsafe_offset=7] = Int64(core.device.num_touched)
-    numbers[unsafe_offset=8] = Int64(core.host.num_touched)
-    numbers[unsafe_offset=9] = Int64(core.device.size + core.host.size)
+    numbers[unsafe_offset=1] = Int64(Int(core.index.kept))
+    numbers[unsafe_offset=2] = Int64(Int(core.device.fronts))
+    numbers[unsafe_offset=3] = Int64(Int(core.host.fronts))
+    numbers[unsafe_offset=4] = Int64(core.device.blank_front)
+    numbers[unsafe_offset=5] = Int64(core.host.blank_front)
+    numbers[unsafe_offset=6] = Int64(core.device.num_touched)
+    numbers[unsafe_offset=7] = Int64(core.host.num_touched)
+    numbers[unsafe_offset=8] = Int64(core.device.size + core.host.size)
     return PythonObject(None)
 
 

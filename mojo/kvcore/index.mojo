@@ -298,8 +298,19 @@ struct PrefixIndex(Movable):
         var child = linked(self.pages[unsafe_offset=page].child)
         if child < 0:
             return
-        prefetch(self.pages.unsafe_offset(child).unsafe_bitcast[UInt8]())
-        self.fetch_tokens(child)
+        var next = linked(self.pages[unsafe_offset=child].child)
+        if next < 0:
+            return
+        self.fetch_page(next)
+        self.fetch_tokens(next)
+
+    def fetch_page(self, page: Int):
+        """Brings near what is known of a page.
+
+        Args:
+            page: The page; one before the first is as good as none.
+        """
+        prefetch(self.pages.unsafe_offset(page).unsafe_bitcast[UInt8]())
 
     def fetch_tokens(self, page: Int):
         """Brings near where a page's token ids are.
@@ -327,26 +338,31 @@ struct PrefixIndex(Movable):
     def _bucket_of(self, digest: Digest) -> Int:
         return Int(digest.mixed() >> self._shift)
 
+    @always_inline
     def _enter(mut self, page: Int):
         ref entry = self.pages[unsafe_offset=page]
         var bucket = self._bucket_of(entry.digest)
-        entry.bucket = self._buckets[unsafe_offset=bucket]
+        var next = self._buckets[unsafe_offset=bucket]
+        entry.bucket = next
+        entry.bucket_before = NO_LINK
+        if next != NO_LINK:
+            self.pages[unsafe_offset=linked(next)].bucket_before = link_to(page)
         self._buckets[unsafe_offset=bucket] = link_to(page)
 
+    @always_inline
     def _leave_bucket(mut self, page: Int):
         ref entry = self.pages[unsafe_offset=page]
-        var bucket = self._bucket_of(entry.digest)
-        var link = self._buckets[unsafe_offset=bucket]
-        if link == link_to(page):
-            self._buckets[unsafe_offset=bucket] = entry.bucket
-            return
-        while True:
-            ref before = self.pages[unsafe_offset=linked(link)]
-            if before.bucket == link_to(page):
-                before.bucket = entry.bucket
-                return
-            link = before.bucket
+        var before = entry.bucket_before
+        var next = entry.bucket
+        if before == NO_LINK:
+            var bucket = self._bucket_of(entry.digest)
+            self._buckets[unsafe_offset=bucket] = next
+        else:
+            self.pages[unsafe_offset=linked(before)].bucket = next
+        if next != NO_LINK:
+            self.pages[unsafe_offset=linked(next)].bucket_before = before
 
+    @always_inline
     def _adopt(mut self, page: Int, parent: UInt32):
         """Puts a page in front of the children of a parent."""
         ref entry = self.pages[unsafe_offset=page]
@@ -358,6 +374,7 @@ struct PrefixIndex(Movable):
             self.pages[unsafe_offset=linked(newest)].younger = link_to(page)
         self._set_first_child(parent, link_to(page))
 
+    @always_inline
     def _disown(mut self, page: Int):
         """Takes a page out of the children of its parent, if it has one."""
         var entry = self.pages[unsafe_offset=page]
@@ -372,6 +389,7 @@ struct PrefixIndex(Movable):
         else:
             self._set_first_child(entry.parent, entry.elder)
 
+    @always_inline
     def _set_first_child(mut self, parent: UInt32, child: UInt32):
         if (parent & ROOT) != 0:
             var namespace = Int(parent ^ ROOT)

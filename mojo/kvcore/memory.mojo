@@ -1,8 +1,12 @@
 """Memory that the core owns: zeroed, and untouched until it is used."""
 
 from std.ffi import external_call
+from std.math import align_up
 from std.memory import unsafe_memcpy
 from std.sys import size_of
+
+comptime LINE_BYTES = 64
+"""Bytes in a line of the processor's cache."""
 
 comptime _MEMORY_PAGE = 4096
 
@@ -30,6 +34,21 @@ def zeroed[T: AnyType](count: Int) -> Ptr[T]:
         The memory; give it back with `release_memory`.
     """
     return external_call["calloc", Ptr[T]](max(count, 1), size_of[T]())
+
+
+def at_a_line[T: AnyType](memory: Ptr[T]) -> Ptr[T]:
+    """Returns where a line of the processor's cache begins in a block.
+
+    Parameters:
+        T: What the memory holds.
+
+    Args:
+        memory: A block of `zeroed`; a line less of it can be used.
+
+    Returns:
+        The first place at a multiple of a line's bytes.
+    """
+    return at_address[T](align_up(Int(memory), LINE_BYTES))
 
 
 def touched[T: AnyType](count: Int) -> Ptr[T]:

@@ -1,4 +1,4 @@
-"""What the core knows of a page, in 48 bytes."""
+"""What the core knows of a page: 64 bytes, a line of the processor's cache."""
 
 from .digest import Digest
 
@@ -67,6 +67,12 @@ struct Page(TrivialRegisterPassable):
     """Link to the next page of its hash bucket."""
     var digest: Digest
     """Digest of its tokens and of all before them."""
+    var bucket_before: UInt32
+    """Link to the page before it in its hash bucket."""
+    var depth: UInt32
+    """Pages before it in its prefix, if its priority ends."""
+    var expires: Float64
+    """When its priority ends; 0 where it does not."""
 
     def references(self) -> Int:
         """Returns how many rows hold the page.

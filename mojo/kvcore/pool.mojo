@@ -13,6 +13,9 @@ struct Pool(Movable):
     first; then the cached page at the front of the lowest list is the victim.
     """
 
+    # Its methods are inlined: a call that changes a struct inside another one
+    # copies the whole struct there and back.
+
     var pages: Ptr[Page]
     """All pages of the core."""
     var first: Int
@@ -81,6 +84,7 @@ struct Pool(Movable):
         """
         return self.first <= page < self.first + self.size
 
+    @always_inline
     def take_blank(mut self) -> Int:
         """Takes the oldest blank page.
 
@@ -97,6 +101,7 @@ struct Pool(Movable):
         self.num_blank -= 1
         return page
 
+    @always_inline
     def add_blank(mut self, page: Int):
         """Makes a page that nobody holds blank.
 
@@ -112,6 +117,7 @@ struct Pool(Movable):
         self.blank_back = link_to(page)
         self.num_blank += 1
 
+    @always_inline
     def victim(self) -> Int:
         """Returns the cached page that goes first, or -1 without one.
 
@@ -126,6 +132,7 @@ struct Pool(Movable):
             return linked(self.fronts[unsafe_offset=priority])
         return -1
 
+    @always_inline
     def add_cached(mut self, page: Int):
         """Puts an indexed page that nobody holds into its list.
 
@@ -145,6 +152,7 @@ struct Pool(Movable):
                 return
         self._link(self.backs[unsafe_offset=priority], page, NO_LINK, priority)
 
+    @always_inline
     def remove_cached(mut self, page: Int):
         """Takes a page out of its list; its own links stay as they are.
 
@@ -167,6 +175,7 @@ struct Pool(Movable):
                 UInt64(1) << UInt64(priority & 63)
             )
 
+    @always_inline
     def restore_cached(mut self, page: Int):
         """Undoes the last `remove_cached` that was not undone yet.
 
@@ -177,6 +186,7 @@ struct Pool(Movable):
         self.num_cached += 1
         self._link(entry.before, page, entry.behind, entry.priority())
 
+    @always_inline
     def _link(
         mut self, before: UInt32, page: Int, behind: UInt32, priority: Int
     ):
@@ -185,10 +195,10 @@ struct Pool(Movable):
         entry.behind = behind
         if before == NO_LINK:
             self.fronts[unsafe_offset=priority] = link_to(page)
+            self.occupied[priority >> 6] |= UInt64(1) << UInt64(priority & 63)
         else:
             self.pages[unsafe_offset=linked(before)].behind = link_to(page)
         if behind == NO_LINK:
             self.backs[unsafe_offset=priority] = link_to(page)
         else:
             self.pages[unsafe_offset=linked(behind)].before = link_to(page)
-        self.occupied[priority >> 6] |= UInt64(1) << UInt64(priority & 63)

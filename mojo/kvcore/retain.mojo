@@ -25,7 +25,7 @@ def apply_retention(mut core: Core, seq: Int, column: Int):
     for depth in reversed(range(column + 1)):
         ref entry = core.pages[unsafe_offset=at]
         var is_lower = entry.priority() < priority
-        var is_shorter = core.expires[unsafe_offset=at] < expires
+        var is_shorter = entry.expires < expires
         if not (is_lower or is_shorter):
             return
         if is_lower:
@@ -79,15 +79,14 @@ def tick(mut core: Core, now: Float64):
     core.deadlines.clock = now
     while core.deadlines.is_due():
         var due = core.deadlines.pop()
-        var depth = Int(core.depths[unsafe_offset=due.page])
-        var expires = core.expires[unsafe_offset=due.page]
-        if expires == due.expires and depth == due.depth:
+        ref entry = core.pages[unsafe_offset=due.page]
+        if entry.expires == due.expires and Int(entry.depth) == due.depth:
             _fall_back(core, due.page)
 
 
 def _fall_back(mut core: Core, page: Int):
     ref entry = core.pages[unsafe_offset=page]
-    core.expires[unsafe_offset=page] = 0
+    entry.expires = 0
     if not entry.is_cached():
         entry.set_priority(DEFAULT_PRIORITY)
         return

@@ -89,7 +89,7 @@ class NativeCore:
         digest_bits: 128; 0 lets all digests collide, for tests.
 
     Performance:
-        60 bytes a page and its token ids, 4 bytes each, none of it touched
+        64 bytes a page and its token ids, 4 bytes each, none of it touched
         before a page is used. Calls take time in proportion to what they name.
     """
 

@@ -22,6 +22,9 @@ _PAGE = np.dtype(
         ("younger", "u4"),
         ("bucket", "u4"),
         ("digest", "u8", 2),
+        ("bucket_before", "u4"),
+        ("depth", "u4"),
+        ("expires", "f8"),
     ]
 )
 """A page, as `page.mojo` has it."""
@@ -52,7 +55,6 @@ class _Memory:
     """A copy of a core's books."""
 
     pages: npt.NDArray[Any]
-    expires: npt.NDArray[np.float64]
     tokens: npt.NDArray[np.int32]
     pools: tuple[_Pool, _Pool]
 
@@ -64,6 +66,9 @@ class _Memory:
 
     def priority(self, page: int) -> int:
         return int(self.pages["state"][page]) >> _PRIORITY_SHIFT
+
+    def expires(self, page: int) -> float:
+        return float(self.pages["expires"][page])
 
     def parent(self, page: int) -> int:
         """Returns the page before a page; -1 behind a namespace."""
@@ -113,9 +118,9 @@ def free_order(
 def _read(
     module: ModuleType, address: int, num_pages: int, page_size: int
 ) -> _Memory:
-    out = np.zeros(10, np.int64)
+    out = np.zeros(9, np.int64)
     module.describe(address, out.ctypes.data)
-    (pages, expires, tokens, *lists, total) = out.tolist()
+    (pages, tokens, *lists, total) = out.tolist()
     front, host_front, blank, host_blank, touched, host_touched = lists
 
     fronts = copied(front, _NUM_PRIORITIES, np.uint32)
@@ -127,7 +132,6 @@ def _read(
     )
     return _Memory(
         copied(pages, total, _PAGE),
-        copied(expires, total, np.float64),
         copied(tokens, total * page_size, np.int32).reshape(total, page_size),
         (device, host),
     )
@@ -209,12 +213,25 @@ def _check_tree(memory: _Memory, cached: dict[int, int]) -> None:
         )
         assert content not in known, f"page {page} holds what another holds"
         known.add(content)
-        assert (memory.expires[page] > 0) == (
+        assert (memory.expires(page) > 0) == (
             memory.priority(page) > DEFAULT_PRIORITY
         ), f"page {page} has an end and no higher priority, or none"
+        _check_bucket(memory, page)
         parent = memory.parent(page)
         if parent >= 0:
             _check_below(memory, page, parent, cached)
+
+
+def _check_bucket(memory: _Memory, page: int) -> None:
+    """Verifies that the pages of a bucket know each other."""
+    behind = int(memory.pages["bucket"][page])
+    before = int(memory.pages["bucket_before"][page])
+    assert not behind or (
+        int(memory.pages["bucket_before"][behind - 1]) == page + 1
+    ), f"page {behind - 1} does not know that it is behind page {page}"
+    assert not before or int(memory.pages["bucket"][before - 1]) == page + 1, (
+        f"page {before - 1} does not know that it is before page {page}"
+    )
 
 
 def _check_below(
@@ -224,7 +241,7 @@ def _check_below(
     assert memory.priority(parent) >= memory.priority(page), (
         f"page {page} is worth more than page {parent} before it"
     )
-    assert memory.expires[parent] >= memory.expires[page], (
+    assert memory.expires(parent) >= memory.expires(page), (
         f"page {page} is kept longer than page {parent} before it"
     )
     assert memory.references(parent) >= memory.references(page), (
