@@ -48,7 +48,7 @@ MOJO_LAYERS = (
 )
 KVCORE_LAYERS = (
     {"__init__", "extension"},  # what Python calls
-    {"running"},  # a batch, step by step
+    {"arrays", "running"},  # what Python has; a batch, step by step
     {"commit", "reserve"},
     {"lookup", "probe", "retain", "sharing"},
     {"core"},  # the books as one

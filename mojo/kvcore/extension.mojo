@@ -9,6 +9,7 @@ from std.os import abort
 from std.python import PythonObject
 from std.python.bindings import PythonModuleBuilder
 
+from kvcore.arrays import read_ascending, write_tokens
 from kvcore.commit import commit
 from kvcore.core import Core, Counters, Move
 from kvcore.digest import (
@@ -30,6 +31,7 @@ from kvcore.status import (
     OK,
     TOO_FEW_COLUMNS,
     UNKNOWN_SEQUENCE,
+    UNREADABLE,
 )
 from kvcore.tokens import Tokens
 
@@ -194,6 +196,27 @@ def reserve_rows(address: PythonObject) raises -> PythonObject:
     """
     var handle = _handle(address)
     return _answer(handle, reserve(handle[].core, handle[].rows))
+
+
+def name_tokens(
+    memory: PythonObject, stride: PythonObject, arrays: PythonObject
+) raises -> PythonObject:
+    """Writes where the rows' token ids are, and how many.
+
+    Args:
+        memory: Address of the rows.
+        stride: How many rows fit.
+        arrays: A list of arrays, no more than that.
+
+    Returns:
+        A status.
+
+    Raises:
+        If the address or the stride is no number.
+    """
+    var numbers = at_address[Int64](Int(py=memory))
+    var rows = Rows(numbers, stride=Int(py=stride))
+    return PythonObject(OK if write_tokens(arrays, rows) else UNREADABLE)
 
 
 def check_rows(address: PythonObject) raises -> PythonObject:
@@ -613,14 +636,18 @@ def close_running(address: PythonObject) raises -> PythonObject:
 
 
 def admit_rows(
-    address: PythonObject, batch: PythonObject, namespace: PythonObject
+    address: PythonObject,
+    batch: PythonObject,
+    namespace: PythonObject,
+    prompts: PythonObject,
 ) raises -> PythonObject:
-    """Claims and reserves the rows as further ones of a running batch.
+    """Claims and reserves prompts as further rows of a running batch.
 
     Args:
-        address: The core.
+        address: The core; its rows get those of the prompts.
         batch: The batch.
         namespace: Where the prompts begin.
+        prompts: A list of arrays of token ids, no more than rows fit.
 
     Returns:
         A status.
@@ -629,6 +656,8 @@ def admit_rows(
         If an argument is no number.
     """
     var handle = _handle(address)
+    if not write_tokens(prompts, handle[].rows):
+        return PythonObject(UNREADABLE)
     var running = at_address[Running](Int(py=batch))
     return _answer(
         handle,
@@ -690,33 +719,28 @@ def advance_rows(
 
 
 def leave_rows(
-    address: PythonObject,
-    batch: PythonObject,
-    rows: PythonObject,
-    count: PythonObject,
+    address: PythonObject, batch: PythonObject, rows: PythonObject
 ) raises -> PythonObject:
     """Releases rows of a running batch.
 
     Args:
         address: The core.
         batch: The batch.
-        rows: Address of the rows, 64-bit numbers in ascending order.
-        count: How many.
+        rows: A list of the rows, in ascending order.
 
     Returns:
-        None.
+        A status.
 
     Raises:
-        If an argument is no number.
+        If an address is no number.
     """
     var running = at_address[Running](Int(py=batch))
-    leave(
-        _handle(address)[].core,
-        running[],
-        at_address[Int64](Int(py=rows)),
-        Int(py=count),
-    )
-    return PythonObject(None)
+    var end = running[].seqs.length
+    var count = read_ascending(rows, running[].gone, end=end)
+    if count < 0:
+        return PythonObject(UNREADABLE)
+    leave(_handle(address)[].core, running[], count)
+    return PythonObject(OK)
 
 
 def digest_pages(config: PythonObject) raises -> PythonObject:
@@ -790,6 +814,7 @@ def PyInit__kvcore() abi("C") -> PythonObject:
         module.def_function[release_sequence]("release")
         module.def_function[reserve_rows]("reserve")
         module.def_function[check_rows]("check_reserve")
+        module.def_function[name_tokens]("write_tokens")
         module.def_function[commit_rows]("commit")
         module.def_function[fork_sequence]("fork")
         module.def_function[truncate_sequence]("truncate")

@@ -139,7 +139,29 @@ struct Rows(Sized, TrivialRegisterPassable):
             index: Which row.
             seq: The sequence.
         """
-        self.numbers[unsafe_offset=HEADER + index] = Int64(seq)
+        self._set_field(0, index, seq)
+
+    def set_window(self, index: Int, *, processed: Int, active: Int):
+        """Says what of a row comes next.
+
+        Args:
+            index: Which row.
+            processed: Tokens whose keys and values exist.
+            active: Tokens that are computed next.
+        """
+        self._set_field(1, index, processed)
+        self._set_field(2, index, active)
+
+    def set_tokens(self, index: Int, tokens: Tokens):
+        """Says where a row's tokens are.
+
+        Args:
+            index: Which row.
+            tokens: All its tokens.
+        """
+        self._set_field(3, index, tokens.length)
+        self._set_field(4, index, tokens.address)
+        self._set_field(5, index, tokens.width())
 
     def hit(self, index: Int) -> Int:
         """Returns the answer of `set_hit`.
@@ -159,9 +181,11 @@ struct Rows(Sized, TrivialRegisterPassable):
             index: Which row.
             tokens: Tokens beyond the processed ones.
         """
-        self.numbers[unsafe_offset=HEADER + 6 * self.stride + index] = Int64(
-            tokens
-        )
+        self._set_field(6, index, tokens)
+
+    def _set_field(self, field: Int, index: Int, value: Int):
+        var place = HEADER + field * self.stride + index
+        self.numbers[unsafe_offset=place] = Int64(value)
 
     def _field(self, field: Int, index: Int) -> Int:
         var place = HEADER + field * self.stride + index

@@ -5,7 +5,7 @@ from std.memory import unsafe_memcpy
 
 from .commit import commit_digested, digest_ahead
 from .core import Core
-from .memory import Ptr, Stack
+from .memory import Ptr, Stack, release_memory, zeroed
 from .reserve import reserve
 from .rows import Row, Rows
 from .status import (
@@ -15,6 +15,7 @@ from .status import (
     TOKEN_OUT_OF_RANGE,
     TOO_FEW_COLUMNS,
     TOO_MANY_ROWS,
+    UNREADABLE,
 )
 from .tokens import Tokens
 
@@ -38,6 +39,8 @@ struct Running(Movable):
     """Pages of each row, `[capacity, columns]`."""
     var max_lengths: Ptr[UInt32]
     """Longest new part and longest whole, `[2]`."""
+    var gone: Ptr[Int64]
+    """Rows that are to leave, ascending, `[capacity]` places."""
 
     def __init__(
         out self,
@@ -63,6 +66,11 @@ struct Running(Movable):
         self.cache_lengths = cache_lengths
         self.lookup_table = lookup_table
         self.max_lengths = max_lengths
+        self.gone = zeroed[Int64](capacity)
+
+    def __deinit__(deinit self):
+        """Gives the memory back that the caller did not bring."""
+        release_memory(self.gone)
 
     def row_of(self, row: Int) -> Ptr[UInt32]:
         """Returns a row of the lookup table.
@@ -84,7 +92,7 @@ def admit(
     Args:
         core: The core.
         running: The batch.
-        rows: The prompts; gets each one's sequence and hit.
+        rows: The prompts; gets each one's sequence, window and hit.
         namespace: Where they begin.
 
     Returns:
@@ -95,6 +103,8 @@ def admit(
         return status
     for index in range(len(rows)):
         rows.set_seq(index, core.claim(namespace))
+        var length = rows.row(index).tokens.length
+        rows.set_window(index, processed=0, active=length)
     status = reserve(core, rows)
     if status != OK:
         for index in reversed(range(len(rows))):
@@ -147,15 +157,15 @@ def advance(mut core: Core, mut running: Running, tokens: Tokens) -> Int:
     return OK
 
 
-def leave(mut core: Core, mut running: Running, rows: Ptr[Int64], count: Int):
-    """Releases rows; the others close up in order.
+def leave(mut core: Core, mut running: Running, count: Int):
+    """Releases the rows that are in `gone`; the others close up in order.
 
     Args:
         core: The core.
         running: The batch.
-        rows: The rows, ascending, `[count]`.
-        count: How many.
+        count: How many are in `gone`.
     """
+    var rows = running.gone
     var kept = Int(rows[unsafe_offset=0]) if count > 0 else 0
     var next = 0
     for row in range(kept, running.seqs.length):
@@ -196,6 +206,8 @@ def _check_prompts(mut core: Core, running: Running, rows: Rows) -> Int:
         return core.fail(NO_SEQUENCE_LEFT, len(rows), core.unclaimed.length)
     for index in range(len(rows)):
         var tokens = rows.row(index).tokens
+        if tokens.length == 0:
+            return core.fail(UNREADABLE)
         if not tokens.fit(0, tokens.length):
             return core.fail(TOKEN_OUT_OF_RANGE)
         var columns = ceildiv(tokens.length, core.page_size)

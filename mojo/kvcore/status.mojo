@@ -26,3 +26,5 @@ comptime TOO_MANY_ROWS = 10
 """Details: rows wanted, rows that fit."""
 comptime SHARED_WINDOW = 11
 """Detail: a column of the window whose page others may read."""
+comptime UNREADABLE = 12
+"""What came is not what is read as it is; Python makes that of it, or raises."""

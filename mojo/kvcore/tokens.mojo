@@ -33,6 +33,14 @@ struct Tokens(TrivialRegisterPassable):
         self.length = length
         self.is_wide = width == 8
 
+    def width(self) -> Int:
+        """Returns the bytes of an id.
+
+        Returns:
+            4 or 8.
+        """
+        return 8 if self.is_wide else 4
+
     def equal(self, first: Int, kept: Ptr[Int32], count: Int) -> Bool:
         """Returns whether ids are those that a page keeps.
 

@@ -256,3 +256,63 @@ def test_only_rows_that_are_there_can_leave(core, rows) -> None:
     with pytest.raises(RequestStateError):
         batch.leave(rows)
     assert len(batch) == 1
+
+
+def test_rows_that_leave_are_integers(core) -> None:
+    batch = core.open_batch(step_memory(3, 4))
+    batch.admit(b"", [np.arange(4)])
+    with pytest.raises(TypeError, match="integer"):
+        batch.leave([0.0])
+    assert len(batch) == 1
+
+
+def unaligned(ids: np.ndarray) -> np.ndarray:
+    memory = np.frombuffer(b"." + ids.tobytes(), np.uint8)[1:]
+    return memory.view(ids.dtype)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda ids: ids.astype(np.int32),
+        lambda ids: ids.astype(np.int8),
+        lambda ids: ids.astype(">i8"),
+        lambda ids: np.repeat(ids, 2)[::2],
+        lambda ids: ids[::-1].copy()[::-1],
+        unaligned,
+    ],
+)
+def test_token_ids_are_read_however_they_lie(core, of) -> None:
+    batch = core.open_batch(step_memory(3, 4))
+    batch.admit(b"", [of(np.arange(9)), of(np.arange(5))])
+    batch.settle()
+    batch.leave([0])
+    assert batch.admit(b"", [np.arange(9)]).hits.tolist() == [8]
+
+
+@pytest.mark.parametrize("rows", [np.array([0, 2]), range(0, 3, 2), (2, 0)])
+def test_rows_leave_however_they_are_named(core, rows) -> None:
+    memory = step_memory(3, 4)
+    batch = core.open_batch(memory)
+    batch.admit(b"", np.arange(12).reshape(3, 4))
+    batch.leave(rows)
+    assert len(batch) == 1
+    assert memory.lookup_table[0].tolist() == [1, 8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        np.arange(4, dtype=np.uint32),
+        np.arange(4.0),
+        np.ones(4, np.bool_),
+        np.ones((2, 2), np.int64),
+        np.array(4),
+    ],
+)
+def test_only_rows_of_integers_are_prompts(core, prompt) -> None:
+    batch = core.open_batch(step_memory(3, 4))
+    with pytest.raises(RequestStateError, match="a row of at least one"):
+        batch.admit(b"", [np.arange(4), prompt])
+    assert len(batch) == 0
+    assert core.num_free == 8

@@ -111,7 +111,7 @@ class NativeCore:
         self._num_pages = num_pages
         self._num_host_pages = num_host_pages
         self._num_sequences = num_sequences
-        self._rows = RowMemory(max(num_sequences, 1))
+        self._rows = RowMemory(max(num_sequences, 1), module)
         self._counters = np.zeros(_COUNTERS, np.int64)
         self._key = _random_words(module.count_key_words(page_size))
         self._namespace_key = secrets.token_bytes(32)

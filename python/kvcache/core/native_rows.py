@@ -1,15 +1,21 @@
 """The memory through which Python and the Mojo core talk."""
 
 import ctypes
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from kvcache.core.running import NO_MOVES
 from kvcache.core.values import Batch, Counts
 from kvcache.errors import RequestStateError
+
+Ids: TypeAlias = npt.NDArray[Any]
+"""Token ids, `[num_tokens]`."""
 
 _HEADER = 16
 _FIELDS = 7
@@ -20,26 +26,35 @@ class RowMemory:
 
     Args:
         capacity: Rows that fit.
+        module: The extension module.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, module: ModuleType) -> None:
         """Starts with no row."""
         self.capacity = capacity
         self.numbers = np.zeros(_HEADER + _FIELDS * capacity, np.int64)
         self.fields = self.numbers[_HEADER:].reshape(_FIELDS, capacity)
         self.address = self.numbers.ctypes.data
+        self._words = (
+            self.numbers.data
+        )  # Quicker than an array, for single ones.
+        self._name_tokens = functools.partial(
+            module.write_tokens, self.address, capacity
+        )
         self._seqs, self._processed, self._active = self.fields[:3]
         self._lengths, self._addresses, self._widths = self.fields[3:6]
+        self._hits: Counts = self.fields[6]
 
     def detail(self, place: int) -> int:
         """Returns a number that goes with a call's answer."""
-        return int(self.numbers[4 + place])
+        return self._words[4 + place]
 
     def set_limits(
         self, num_steps: int, min_partial: int, max_onload: int
     ) -> None:
         """Writes what the next reservation may do."""
-        self.numbers[1:4] = num_steps, min_partial, max_onload
+        words = self._words
+        words[1], words[2], words[3] = num_steps, min_partial, max_onload
 
     @contextmanager
     def of(self, batch: Batch) -> Iterator[None]:
@@ -72,24 +87,6 @@ class RowMemory:
         yield
         del held
 
-    def write_prompts(
-        self, prompts: Sequence[npt.NDArray[Any]]
-    ) -> list[npt.NDArray[Any]]:
-        """Writes prompts of which nothing is computed.
-
-        Returns:
-            What must be kept alive while a call reads them.
-
-        Raises:
-            RequestStateError: If there are more rows than sequences.
-        """
-        count = len(prompts)
-        self._check_room(count)
-        held = self._write_tokens(prompts)
-        self._processed[:count] = 0
-        self._active[:count] = self._lengths[:count]
-        return held
-
     def write_seqs(self, seqs: Counts, active: Counts) -> None:
         """Writes sequences and a number for each.
 
@@ -104,31 +101,26 @@ class RowMemory:
 
     def hits(self) -> Counts:
         """Returns the tokens that each row found."""
-        return self.fields[6, : int(self.numbers[0])].copy()
+        return self._hits[: self._words[0]].copy()
 
     def moves(self) -> npt.NDArray[np.uint32]:
         """Returns what is to be moved, `[num_moves, 3]`."""
-        count, address = self.numbers[6:8].tolist()
-        return copied(address, 3 * count, np.uint32).reshape(count, 3)
+        count = self._words[6]
+        if not count:
+            return NO_MOVES
+        return copied(self._words[7], 3 * count, np.uint32).reshape(count, 3)
 
     def found(self) -> npt.NDArray[np.uint32]:
         """Returns the pages that a call found."""
         address, count = self.numbers[8:10].tolist()
         return copied(address, count, np.uint32)
 
-    def _write_tokens(
-        self, rows: Sequence[npt.NDArray[Any]]
-    ) -> list[npt.NDArray[Any]]:
+    def _write_tokens(self, rows: Sequence[Ids]) -> list[Ids]:
         """Writes where tokens are; returns what must be kept alive."""
-        count = len(rows)
-        lengths = [len(tokens) for tokens in rows]
-        self.numbers[0] = count
-        self._lengths[:count] = lengths
-        if not any(lengths):
-            return []
-        held = [_contiguous(tokens) for tokens in rows]
-        self._addresses[:count] = [address_of(tokens) for tokens in held]
-        self._widths[:count] = [tokens.itemsize for tokens in held]
+        held = list(rows)
+        if self._name_tokens(held):
+            held = readable(held)
+            self._name_tokens(held)
         return held
 
     def _check_room(self, count: int) -> None:
@@ -139,10 +131,9 @@ class RowMemory:
             )
 
 
-def address_of(array: npt.NDArray[Any]) -> int:
-    """Returns where an array's memory begins."""
-    address: int = array.__array_interface__["data"][0]
-    return address
+def readable(rows: Sequence[Ids]) -> list[Ids]:
+    """Returns copies of token ids that the core reads as they are."""
+    return [np.array(tokens, np.int64) for tokens in rows]
 
 
 def copied(address: int, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -151,9 +142,3 @@ def copied(address: int, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         return np.empty(0, dtype)
     size = count * np.dtype(dtype).itemsize
     return np.frombuffer(ctypes.string_at(address, size), dtype).copy()
-
-
-def _contiguous(tokens: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if tokens.dtype in (np.int64, np.int32) and tokens.flags.c_contiguous:
-        return tokens
-    return np.ascontiguousarray(tokens, np.int64)

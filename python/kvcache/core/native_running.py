@@ -1,15 +1,17 @@
 """A batch that runs on the Mojo core, one call per step."""
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
+from operator import index
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kvcache.core.native_rows import RowMemory, address_of
-from kvcache.core.native_status import raise_for
+from kvcache.core.native_rows import RowMemory, readable
+from kvcache.core.native_status import Status, raise_for
 from kvcache.core.owner import Owner
 from kvcache.core.running import (
     NO_MOVES,
@@ -54,6 +56,7 @@ class NativeRows:
         self._memory = memory
         self._count = 0
         max_rows, columns = memory.lookup_table.shape
+        self._most = min(max_rows, rows.capacity)
         config = np.array(
             [
                 max_rows,
@@ -67,6 +70,8 @@ class NativeRows:
         self._batch: int = module.open_running(config.ctypes.data)
         self._tokens = np.zeros(max_rows, np.int64)
         self._tokens_address = self._tokens.ctypes.data
+        self._admit = functools.partial(module.admit, core, self._batch)
+        self._leave = functools.partial(module.leave, core, self._batch)
         weakref.finalize(self, module.close_running, self._batch)
 
     def __len__(self) -> int:
@@ -83,22 +88,19 @@ class NativeRows:
     ) -> Granted:
         """Claims and reserves prompts; see `RunningRows.admit`."""
         self._owner.check()
-        check_prompts(prompts)
-        rows, most = self._rows, len(self._memory.cache_lengths)
-        if self._count + len(prompts) > min(most, self._rows.capacity):
-            raise ClaimError(
-                f"wanted at most {most} rows, got {self._count + len(prompts)}"
-            )
+        rows, count = self._rows, self._count + len(prompts)
+        if count > self._most:
+            raise ClaimError(f"wanted at most {self._most} rows, got {count}")
         most = -1 if max_onload is None else max_onload
         rows.set_limits(1, min_partial or 0, most)
-        held = rows.write_prompts(prompts)
-        status = self._module.admit(
-            self._core, self._batch, self._number_of(namespace)
-        )
-        del held
+        number = self._number_of(namespace)
+        status = self._admit(number, list(prompts))
+        if status == Status.UNREADABLE:
+            check_prompts(prompts)
+            status = self._admit(number, readable(prompts))
         if status:
             raise_for(status, rows)
-        self._count += len(prompts)
+        self._count = count
         return Granted(rows.hits(), rows.moves())
 
     def settle(self) -> None:
@@ -127,10 +129,10 @@ class NativeRows:
     def leave(self, rows: Sequence[int]) -> None:
         """Releases rows; see `RunningRows.leave`."""
         self._owner.check()
-        check_rows(rows, self._count)
-        gone = np.array(sorted(rows), np.int64)
-        self._module.leave(self._core, self._batch, address_of(gone), len(gone))
-        self._count -= len(gone)
+        if self._leave(sorted(rows)):
+            check_rows(rows, self._count)
+            self._leave(sorted(map(index, rows)))  # Raises: no integers.
+        self._count -= len(rows)
 
     def pages(self, row: int) -> npt.NDArray[np.uint32]:
         """Returns a row's pages in order."""

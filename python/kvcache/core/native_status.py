@@ -29,6 +29,7 @@ class Status(IntEnum):
     TOO_FEW_COLUMNS = 9
     TOO_MANY_ROWS = 10
     SHARED_WINDOW = 11
+    UNREADABLE = 12
 
 
 _STATE = {
