@@ -1,5 +1,6 @@
 """What the cache did, in numbers that can be added up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
@@ -49,6 +50,43 @@ class KVCacheMetrics:
             return NotImplemented
         pairs = zip(_counts_of(self), _counts_of(other), strict=True)
         return KVCacheMetrics(*[mine + theirs for mine, theirs in pairs])
+
+
+@dataclass(slots=True)
+class PromptCounts:
+    """Tokens of prompts that came as arrays, many times a second."""
+
+    num_tokens: int = 0
+    """Those of the prompts, computed or spared."""
+    num_hits: int = 0
+    """Those that a cached prefix spared."""
+    num_partial: int = 0
+    """Those of them that are in copied pages."""
+
+    def count(
+        self, num_tokens: int, hits: Sequence[int], *, page_size: int
+    ) -> None:
+        """Adds prompts.
+
+        Args:
+            num_tokens: Tokens of all of them.
+            hits: Tokens of each that are cached.
+            page_size: Tokens per page.
+        """
+        self.num_tokens += num_tokens
+        for hit in hits:
+            if hit:
+                self.num_hits += hit
+                self.num_partial += hit % page_size
+
+    @property
+    def metrics(self) -> KVCacheMetrics:
+        """The same as counts that can be added up with others."""
+        return KVCacheMetrics(
+            input_tokens=self.num_tokens - self.num_hits,
+            cache_tokens=self.num_hits,
+            partial_tokens=self.num_partial,
+        )
 
 
 _counts_of = attrgetter(*(field.name for field in fields(KVCacheMetrics)))

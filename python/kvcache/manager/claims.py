@@ -39,6 +39,7 @@ class Claims:
         self._seen: dict[int, tuple[RequestContext, Claim]] = {}
         self.namespaces: dict[bytes, None] = {}
         """The last namespaces that requests came with."""
+        self._newest = b""
 
     def __contains__(self, request_id: Hashable) -> bool:
         """Returns whether a request is claimed."""
@@ -150,6 +151,9 @@ class Claims:
 
     def note(self, namespace: bytes) -> None:
         """Remembers a namespace as one that pages may be cached in."""
+        if namespace == self._newest:
+            return
+        self._newest = namespace
         self.namespaces.pop(namespace, None)
         self.namespaces[namespace] = None
         if len(self.namespaces) > NAMESPACES:

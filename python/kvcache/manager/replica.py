@@ -20,7 +20,7 @@ from kvcache.manager.prepared import Met, Prepared
 from kvcache.manager.retention import Clock, Keeper
 from kvcache.manager.tables import StepTables, counts, step_tables
 from kvcache.manager.taking import PageTaker
-from kvcache.metrics import KVCacheMetrics
+from kvcache.metrics import KVCacheMetrics, PromptCounts
 from kvcache.request import RequestContext, windows_of
 from kvcache.spec import pages_for
 
@@ -63,6 +63,7 @@ class Replica(MaxReplica):
         self.keeper = Keeper(core, clock)
         self.claims = Claims(core, max_batch_size, self.keeper)
         self._metrics = KVCacheMetrics()
+        self.prompts = PromptCounts()
         self._num_evicted_before = 0
 
     def __contains__(self, request_id: Hashable) -> bool:
@@ -78,12 +79,13 @@ class Replica(MaxReplica):
     def metrics(self) -> KVCacheMetrics:
         """Counts since the start, or since the last reset."""
         evicted = self.core.num_evicted - self._num_evicted_before
-        own = self._metrics + self.taker.metrics
+        own = self._metrics + self.taker.metrics + self.prompts.metrics
         return own + KVCacheMetrics(evicted_pages=evicted)
 
     def reset_metrics(self) -> None:
         """Sets every count to zero."""
         self._metrics = self.taker.metrics = KVCacheMetrics()
+        self.prompts = PromptCounts()
         self._num_evicted_before = self.core.num_evicted
 
     def count(self, change: KVCacheMetrics) -> None:

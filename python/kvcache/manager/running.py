@@ -14,7 +14,6 @@ from kvcache.manager.device import ReplicaPools
 from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.replica import Replica
 from kvcache.manager.tables import padded_columns
-from kvcache.metrics import KVCacheMetrics
 from kvcache.spec import pages_for
 
 
@@ -80,23 +79,18 @@ class RunningBatch:
             RequestStateError: If a prompt is empty, or an id does not fit 32
                 bits.
         """
-        lengths = list(map(len, prompts))
+        lengths, replica = list(map(len, prompts)), self._replica
         self._check_length(max(lengths, default=0))
         root = namespace(cache_salt=cache_salt, model_name=model_name)
-        self._replica.keeper.tick()
-        found = self._replica.taker.admit(
-            self._rows, root, prompts, min_partial=self._replica.min_partial
+        replica.keeper.tick()
+        found = replica.taker.admit(
+            self._rows, root, prompts, min_partial=replica.min_partial
         )
-        self._replica.claims.note(root)
-        hits, size = found.tolist(), self._replica.core.page_size
-        self._replica.count(
-            KVCacheMetrics(
-                input_tokens=sum(lengths) - sum(hits),
-                cache_tokens=sum(hits),
-                partial_tokens=sum(hit % size for hit in hits),
-            )
+        replica.claims.note(root)
+        replica.prompts.count(
+            sum(lengths), found.tolist(), page_size=replica.core.page_size
         )
-        self._replica.verify()
+        replica.verify()
         return found
 
     def inputs(self) -> list[RaggedKVCacheInputs]:
