@@ -22,7 +22,7 @@ def attention_graph(
 ) -> Graph:
     """Builds the graph.
 
-    Inputs: the four of the cache; queries
+    Inputs: those of the cache; queries
     `[total_tokens, num_q_heads, head_dim]`; `input_row_offsets` uint32
     `[batch_size + 1]`; with `has_sinks`, the sinks, float32 `[num_q_heads]`.
     Output: the weighted values, of the queries' shape. The
@@ -44,7 +44,7 @@ def attention_graph(
         The graph.
     """
     shape: list[str | int] = ["total_tokens", num_q_heads, cache.head_dim]
-    queries_type = TensorType(cache.dtype, shape, cache.device)
+    queries_type = TensorType(cache.row_dtype, shape, cache.device)
     types = [*cache, queries_type, row_offsets_type(cache.device)]
     if has_sinks:
         types.append(TensorType(DType.float32, [num_q_heads], cache.device))
@@ -54,9 +54,10 @@ def attention_graph(
         custom_extensions=[ops.precompiled_package()],
         module=module,
     ) as graph:
-        queries, offsets, *sinks = graph.inputs[4:]
+        inputs = graph.inputs[: len(cache)]
+        queries, offsets, *sinks = graph.inputs[len(cache) :]
         output = ops.attention(
-            ops.CacheInputs.of(graph.inputs[:4]),
+            ops.CacheInputs.of(inputs),
             queries.tensor,
             offsets.tensor,
             layer=layer,

@@ -14,11 +14,12 @@ def copy_pages_graph(
 ) -> Graph:
     """Builds the graph.
 
-    Inputs: the pool, then `pairs` of source and target pages, uint32
-    `[num_pairs, 2]`. It has no outputs: the pool changes in place.
+    Inputs: the pool; that of the scales if the cache is quantised; then
+    `pairs` of source and target pages, uint32 `[num_pairs, 2]`. It has no
+    outputs: the pools change in place.
 
     Args:
-        cache: The types of the cache's inputs; only the pool's matters.
+        cache: The types of the cache's inputs; only the pools' matter.
         name: The graph's name; each in a module has its own.
         module: Collects graphs that are compiled together.
 
@@ -26,13 +27,17 @@ def copy_pages_graph(
         The graph.
     """
     pairs_type = TensorType(DType.uint32, ["num_pairs", 2], cache.device)
+    pools = [cache.kv_blocks]
+    if cache.kv_scales is not None:
+        pools.append(cache.kv_scales)
     with Graph(
         name,
-        input_types=[cache.kv_blocks, pairs_type],
+        input_types=[*pools, pairs_type],
         custom_extensions=[ops.precompiled_package()],
         module=module,
     ) as graph:
-        kv_blocks, pairs = graph.inputs
-        ops.copy_pages(kv_blocks.buffer, pairs.tensor)
+        *buffers, pairs = graph.inputs
+        for pool in buffers:
+            ops.copy_pages(pool.buffer, pairs.tensor)
         graph.output()
     return graph

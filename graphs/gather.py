@@ -15,7 +15,7 @@ def gather_graph(
 ) -> Graph:
     """Builds the graph.
 
-    Inputs: the four of the cache; buffers that receive the keys and values,
+    Inputs: those of the cache; buffers that receive the keys and values,
     `[context_tokens, num_kv_heads, head_dim]`; `context_row_offsets` uint32
     `[batch_size + 1]`. It has no outputs.
 
@@ -33,7 +33,7 @@ def gather_graph(
         cache.num_kv_heads,
         cache.head_dim,
     ]
-    rows = BufferType(cache.dtype, shape, cache.device)
+    rows = BufferType(cache.row_dtype, shape, cache.device)
     types = [*cache, rows, rows, row_offsets_type(cache.device)]
     with Graph(
         name,

@@ -1,7 +1,9 @@
-"""Types of the inputs that describe a ragged batch."""
+"""Types of the inputs that describe a ragged batch and how it is kept."""
 
 from max.dtype import DType
 from max.graph import DeviceRef, TensorType
+
+from kvcache.ops import CacheInputTypes
 
 
 def row_offsets_type(device: DeviceRef) -> TensorType:
@@ -14,3 +16,12 @@ def row_offsets_type(device: DeviceRef) -> TensorType:
         uint32 `[batch_size + 1]`, under a symbol of its own.
     """
     return TensorType(DType.uint32, ["batch_size_plus_one"], device)
+
+
+def given_scales(cache: CacheInputTypes) -> list[TensorType]:
+    """Returns the type of the scales that a store is given, if there are any.
+
+    Args:
+        cache: The types of the cache's inputs.
+    """
+    return [] if cache.scales is None else [cache.scales]

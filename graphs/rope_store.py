@@ -4,7 +4,7 @@ from max.dtype import DType
 from max.graph import Graph, Module, TensorType
 
 from kvcache import ops
-from kvcache.graphs.ragged import row_offsets_type
+from kvcache.graphs.ragged import given_scales, row_offsets_type
 
 
 def rope_store_graph(
@@ -19,10 +19,11 @@ def rope_store_graph(
 ) -> Graph:
     """Builds the graph.
 
-    Inputs: the four of the cache; `qkv`
+    Inputs: those of the cache; `qkv`
     `[total_tokens, (num_q_heads + 2 * num_kv_heads) * head_dim]`; `freqs`
     float32 `[num_positions, rope_dim]`, cosines then sines;
-    `input_row_offsets` uint32 `[batch_size + 1]`. Output: the rotated queries,
+    `input_row_offsets` uint32 `[batch_size + 1]`; then `cache.scales` if it is
+    a type. Output: the rotated queries,
     `[total_tokens, num_q_heads, head_dim]`.
 
     Args:
@@ -38,17 +39,21 @@ def rope_store_graph(
         The graph.
     """
     width = (num_q_heads + 2 * cache.num_kv_heads) * cache.head_dim
-    qkv_type = TensorType(cache.dtype, ["total_tokens", width], cache.device)
+    qkv_type = TensorType(
+        cache.row_dtype, ["total_tokens", width], cache.device
+    )
     freqs_shape: list[str | int] = ["num_positions", rope_dim or cache.head_dim]
     freqs_type = TensorType(DType.float32, freqs_shape, cache.device)
     types = [*cache, qkv_type, freqs_type, row_offsets_type(cache.device)]
+    types += given_scales(cache)
     with Graph(
         name,
         input_types=types,
         custom_extensions=[ops.precompiled_package()],
         module=module,
     ) as graph:
-        *inputs, qkv, freqs, offsets = graph.inputs
+        inputs = graph.inputs[: len(cache)]
+        qkv, freqs, offsets, *scales = graph.inputs[len(cache) :]
         queries = ops.rope_store(
             ops.CacheInputs.of(inputs),
             qkv.tensor,
@@ -56,6 +61,7 @@ def rope_store_graph(
             offsets.tensor,
             layer=layer,
             interleaved=interleaved,
+            scales=scales[0].tensor if scales else None,
         )
         graph.output(queries)
     return graph

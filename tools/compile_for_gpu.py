@@ -23,17 +23,17 @@ from max.engine.api import AssertLevel
 from max.graph import DeviceRef
 from tests.kernels.build import module_of
 from tests.kernels.configuration import (
-    COVERING,
     LARGE_PAGES,
     ONNX_FLOAT32,
     Configuration,
 )
 from tests.kernels.models import MEF_NAME
+from tests.kernels.quantized_configuration import COMPILED, QUANTIZED
 
 from kvcache.ops import precompiled_package
 
-FEW = (ONNX_FLOAT32, LARGE_PAGES)
-"""Both element types, page sizes below and at a GPU block's threads."""
+FEW = (ONNX_FLOAT32, LARGE_PAGES, *QUANTIZED[:3])
+"""Page sizes below and at a GPU block's threads, and each type of 8 bits."""
 
 
 def virtual_hopper() -> Accelerator:
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path)
     folder: Path | None = parser.parse_args().folder
-    configurations = COVERING if folder else FEW
+    configurations = COMPILED if folder else FEW
     session = InferenceSession(devices=[virtual_hopper()])
     start = time.perf_counter()
     kernels = compiled(session, configurations)

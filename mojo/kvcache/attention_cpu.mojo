@@ -11,6 +11,7 @@ from std.math import ceildiv
 from .attention_inputs import AttentionInputs
 from .attention_rules import RulesInUse
 from .attention_tile import Tile
+from .scales import Quantization
 
 
 def attention_cpu[
@@ -19,20 +20,30 @@ def attention_cpu[
     page_size: Int,
     num_q_heads: Int,
     rules_in_use: RulesInUse,
+    kv_dtype: DType,
+    quantization: Quantization,
     //,
 ](
     inputs: AttentionInputs[
-        dtype, kv_params, page_size, num_q_heads, rules_in_use
+        dtype,
+        kv_params,
+        page_size,
+        num_q_heads,
+        rules_in_use,
+        kv_dtype,
+        quantization,
     ]
 ) raises:
     """Computes every tile, the tiles spread over the cores.
 
     Parameters:
-        dtype: The element type; sums are float32.
+        dtype: The type of queries and results; sums are float32.
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         num_q_heads: The query heads, a multiple of the key-value heads.
         rules_in_use: The rules that the kernel is compiled with.
+        kv_dtype: The element type of the pool.
+        quantization: Which of its elements share a scale.
 
     Args:
         inputs: The tensors.
@@ -47,6 +58,8 @@ def attention_cpu[
         page_size=page_size,
         num_q_heads=num_q_heads,
         rules_in_use=rules_in_use,
+        kv_dtype=kv_dtype,
+        quantization=quantization,
     ].tokens
     var batch = inputs.batch
     var tiles = List[Int](capacity=Int(batch.batch_size) + 1)

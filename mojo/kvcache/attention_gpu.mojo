@@ -21,6 +21,7 @@ from std.utils.numerics import neg_inf
 from .attention_rules import AttentionRules, RulesInUse
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
+from .scales import Quantization
 from .vectors import gpu_width
 
 comptime SPAN = 128
@@ -33,22 +34,26 @@ def attention_kernel[
     page_size: Int,
     num_q_heads: Int,
     rules_in_use: RulesInUse,
+    kv_dtype: DType,
+    quantization: Quantization,
 ](
     output: Pointer[Scalar[dtype], MutUntrackedOrigin],
     queries: Pointer[Scalar[dtype], ImmUntrackedOrigin],
-    keys: PagedKVCache[dtype, kv_params, page_size],
-    values: PagedKVCache[dtype, kv_params, page_size],
+    keys: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
+    values: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
     batch: RaggedBatch,
     rules: AttentionRules[rules_in_use],
 ):
     """Computes one token under one key-value head per block.
 
     Parameters:
-        dtype: The element type; sums are float32.
+        dtype: The type of queries and results; sums are float32.
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         num_q_heads: The query heads, a multiple of the key-value heads.
         rules_in_use: The rules that the kernel is compiled with.
+        kv_dtype: The element type of the pool.
+        quantization: Which of its elements share a scale.
 
     Args:
         output: Receives the result, `[total_tokens, num_q_heads, head_dim]`.
@@ -120,6 +125,10 @@ def attention_kernel[
                         var element = value[unsafe_offset=dim].cast[
                             DType.float32
                         ]()
+                        comptime if values.quantization_enabled:
+                            element *= values.load_scale[1](
+                                seq, head, seen, dim
+                            )
                         comptime for g in range(group):
                             sums[g * per_lane + i] += (
                                 weights[unsafe_offset=g * SPAN + key] * element
@@ -137,16 +146,17 @@ def attention_kernel[
 
 @always_inline
 def score_key[
-    dtype: DType,
     kv_params: KVCacheStaticParams,
     page_size: Int,
+    kv_dtype: DType,
+    quantization: Quantization,
     //,
     group: Int,
 ](
     query: Pointer[
         Float32, MutUntrackedOrigin, address_space=AddressSpace.SHARED
     ],
-    keys: PagedKVCache[dtype, kv_params, page_size],
+    keys: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
     seq: Int,
     head: Int,
     position: Int,
@@ -154,9 +164,10 @@ def score_key[
     """Multiplies one key with all queries of its group.
 
     Parameters:
-        dtype: The element type.
         kv_params: The heads and the head size.
         page_size: The tokens per page.
+        kv_dtype: The element type of the pool.
+        quantization: Which of its elements share a scale.
         group: The query heads that share the key.
 
     Args:
@@ -170,14 +181,16 @@ def score_key[
         The scores.
     """
     comptime head_dim = kv_params.head_size
-    comptime width = gpu_width[dtype](head_dim)
-    comptime align = width * align_of[Scalar[dtype]]()
+    comptime width = gpu_width[kv_dtype](keys.quantization_granularity)
+    comptime align = width * align_of[Scalar[kv_dtype]]()
     var key = keys.block_paged_ptr[1](seq, position, head)
     var score = Array[Float32, group](fill=0)
     comptime for i in range(0, head_dim, width):
         var piece = key.unsafe_load[width=width, alignment=align](i).cast[
             DType.float32
         ]()
+        comptime if keys.quantization_enabled:
+            piece *= keys.load_scale[1](seq, head, position, i)
         comptime for g in range(group):
             var part = query.unsafe_load[width=width](g * head_dim + i)
             score[g] += (piece * part).reduce_add()
@@ -230,13 +243,15 @@ def attention_gpu[
     kv_params: KVCacheStaticParams,
     page_size: Int,
     rules_in_use: RulesInUse,
+    kv_dtype: DType,
+    quantization: Quantization,
     //,
     num_q_heads: Int,
 ](
     output: Pointer[Scalar[dtype], MutUntrackedOrigin],
     queries: Pointer[Scalar[dtype], ImmUntrackedOrigin],
-    keys: PagedKVCache[dtype, kv_params, page_size],
-    values: PagedKVCache[dtype, kv_params, page_size],
+    keys: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
+    values: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
     batch: RaggedBatch,
     rules: AttentionRules[rules_in_use],
     total_tokens: Int,
@@ -245,10 +260,12 @@ def attention_gpu[
     """Launches the attention, one block a token and key-value head.
 
     Parameters:
-        dtype: The element type; sums are float32.
+        dtype: The type of queries and results; sums are float32.
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         rules_in_use: The rules that the kernel is compiled with.
+        kv_dtype: The element type of the pool.
+        quantization: Which of its elements share a scale.
         num_q_heads: The query heads, a multiple of the key-value heads.
 
     Args:
@@ -267,7 +284,13 @@ def attention_gpu[
     if total_tokens == 0:
         return
     comptime kernel = attention_kernel[
-        dtype, kv_params, page_size, num_q_heads, rules_in_use
+        dtype,
+        kv_params,
+        page_size,
+        num_q_heads,
+        rules_in_use,
+        kv_dtype,
+        quantization,
     ]
     ctx.enqueue_function[kernel](
         output,

@@ -5,6 +5,7 @@ from kv_cache.types import KVCacheStaticParams
 from .attention_rules import AttentionRules, RulesInUse
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
+from .scales import Quantization
 
 
 struct AttentionInputs[
@@ -13,19 +14,23 @@ struct AttentionInputs[
     page_size: Int,
     num_q_heads: Int,
     rules_in_use: RulesInUse,
+    kv_dtype: DType = dtype,
+    quantization: Quantization = Quantization(),
 ](TrivialRegisterPassable):
     """What one layer's attention over a ragged batch reads and writes.
 
     Parameters:
-        dtype: The element type; sums are float32.
+        dtype: The type of queries and results; sums are float32.
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         num_q_heads: The query heads, a multiple of the key-value heads.
         rules_in_use: The rules that the kernel is compiled with.
+        kv_dtype: The element type of the pool.
+        quantization: Which of its elements share a scale.
     """
 
     comptime CacheType = PagedKVCache[
-        Self.dtype, Self.kv_params, Self.page_size
+        Self.kv_dtype, Self.kv_params, Self.page_size, Self.quantization
     ]
     """The view of one layer's keys or values."""
 

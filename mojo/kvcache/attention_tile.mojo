@@ -14,6 +14,8 @@ from std.utils.numerics import neg_inf
 
 from .attention_inputs import AttentionInputs
 from .attention_rules import RulesInUse
+from .attention_span import SpanReader
+from .scales import Quantization
 from .vectors import cpu_width
 
 comptime TILE_ROWS = 32
@@ -32,6 +34,8 @@ struct Tile[
     page_size: Int,
     num_q_heads: Int,
     rules_in_use: RulesInUse,
+    kv_dtype: DType,
+    quantization: Quantization,
     //,
 ]:
     """A tile of tokens of one sequence under one key-value head.
@@ -39,11 +43,13 @@ struct Tile[
     Row `r` of the tile is query head `r % group` of token `r // group`.
 
     Parameters:
-        dtype: The element type.
+        dtype: The type of queries and results.
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         num_q_heads: The query heads.
         rules_in_use: The rules that the kernel is compiled with.
+        kv_dtype: The element type of the pool.
+        quantization: Which of its elements share a scale.
     """
 
     comptime Call = AttentionInputs[
@@ -52,6 +58,8 @@ struct Tile[
         Self.page_size,
         Self.num_q_heads,
         Self.rules_in_use,
+        Self.kv_dtype,
+        Self.quantization,
     ]
     """The attention that the tile is a part of."""
 
@@ -73,8 +81,17 @@ struct Tile[
     comptime Vector = SIMD[DType.float32, Self.width]
     """A piece of a head."""
 
-    comptime stride = Self.Call.CacheType.page_layout.token_stride
-    """The elements between two keys of a page."""
+    comptime Reader = SpanReader[
+        Self.kv_dtype,
+        Self.kv_params,
+        Self.page_size,
+        Self.quantization,
+        Self.span,
+    ]
+    """What reads keys or values."""
+
+    comptime stride = Self.Reader.stride
+    """The elements between two keys of a span."""
 
     var call: Self.Call
     """The tensors."""
@@ -93,6 +110,12 @@ struct Tile[
 
     var position: Int
     """The first token's position in its sequence."""
+
+    var key_reader: Self.Reader
+    """Reads keys."""
+
+    var value_reader: Self.Reader
+    """Reads values."""
 
     var queries: List[Float32]
     """The queries times the scale, `[rows, head_dim]`."""
@@ -135,6 +158,8 @@ struct Tile[
         self.first_row = first_row
         self.num_tokens = num_tokens
         self.position = position
+        self.key_reader = Self.Reader()
+        self.value_reader = Self.Reader()
         var rows = num_tokens * Self.group
         self.queries = List[Float32](unsafe_uninit_length=rows * Self.head_dim)
         self.scores = List[Float32](unsafe_uninit_length=rows * Self.span)
@@ -180,13 +205,21 @@ struct Tile[
     def _attend_to[*, in_window: Bool](mut self, first: Int, context: Int):
         """Goes through a part of the context span by span."""
         for start in range(align_down(first, Self.span), context, Self.span):
-            var keys = self.call.keys.block_paged_ptr[Self.span](
-                self.seq, start, self.head
-            )
-            var values = self.call.values.block_paged_ptr[Self.span](
-                self.seq, start, self.head
-            )
             var count = min(Self.span, context - start)
+            var keys = self.key_reader.read(
+                self.call.keys,
+                seq=self.seq,
+                head=self.head,
+                start=start,
+                count=count,
+            )
+            var values = self.value_reader.read(
+                self.call.values,
+                seq=self.seq,
+                head=self.head,
+                start=start,
+                count=count,
+            )
             self._score(keys, start, count)
             for row in range(self.num_tokens * Self.group):
                 var begin, end = self._seen[in_window=in_window](
@@ -213,7 +246,7 @@ struct Tile[
 
     def _score(
         mut self,
-        keys: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
+        keys: Self.Reader.SpanType,
         start: Int,
         count: Int,
     ):
@@ -231,12 +264,7 @@ struct Tile[
     @always_inline
     def _score_rows[
         num_rows: Int
-    ](
-        mut self,
-        keys: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
-        row: Int,
-        count: Int,
-    ):
+    ](mut self, keys: Self.Reader.SpanType, row: Int, count: Int,):
         """Multiplies the span's keys with a few rows."""
         var key = 0
         while key + BLOCK <= count:
@@ -249,12 +277,7 @@ struct Tile[
     @always_inline
     def _score_block[
         num_rows: Int, num_keys: Int
-    ](
-        mut self,
-        keys: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
-        row: Int,
-        key: Int,
-    ):
+    ](mut self, keys: Self.Reader.SpanType, row: Int, key: Int,):
         """Multiplies a few keys with a few rows, all held in registers."""
         var products = Array[Self.Vector, num_rows * num_keys](fill=0)
         var queries = self.queries.unsafe_ptr().unsafe_offset(
@@ -317,7 +340,7 @@ struct Tile[
     @always_inline
     def _add_values(
         mut self,
-        values: Pointer[Scalar[Self.dtype], MutUntrackedOrigin],
+        values: Self.Reader.SpanType,
         row: Int,
         begin: Int,
         end: Int,

@@ -1,7 +1,8 @@
 """Registers the kernels as MAX graph operations.
 
-The only module that registers anything. It picks a kernel for the target and
-does nothing else. Shapes are checked before, where the graph is built.
+It picks a kernel for the target and
+does nothing else, as `quantized_ops.mojo` does for quantised pools. Shapes are
+checked before, where the graph is built.
 """
 
 import extensibility
@@ -18,92 +19,22 @@ from .attention_gpu import attention_gpu
 from .attention_inputs import AttentionInputs
 from .attention_max import attention_max
 from .attention_rules import AttentionRules, RulesInUse
-from .collection import PagedKVCacheCollection
 from .copy_cpu import copy_pages_cpu
 from .copy_gpu import copy_pages_gpu
 from .gather_cpu import gather_cpu
 from .gather_gpu import gather_gpu
-from .ragged import RaggedBatch
+from .op_tensors import (
+    cache_collection as _collection,
+    ragged_batch as _batch,
+    read_pointer as _read,
+    result_pointer as _result,
+    write_pointer as _write,
+)
 from .rope_store import RopeStore
 from .rope_store_cpu import rope_store_cpu
 from .rope_store_gpu import rope_store_gpu
 from .store_cpu import store_cpu
 from .store_gpu import store_gpu
-from .tensors import lengths_tensor, lookup_table_tensor
-
-
-@always_inline
-def _read[
-    dtype: DType, rank: Int, //
-](tensor: InputTensor[dtype=dtype, rank=rank, ...]) -> Pointer[
-    Scalar[dtype], ImmUntrackedOrigin
-]:
-    """Returns the address of a tensor that an op only reads."""
-    return (
-        tensor.unsafe_ptr()
-        .unsafe_mut_cast[False]()
-        .unsafe_origin_cast[ImmUntrackedOrigin]()
-    )
-
-
-@always_inline
-def _write[
-    dtype: DType, rank: Int, //
-](tensor: MutableInputTensor[dtype=dtype, rank=rank, ...]) -> Pointer[
-    Scalar[dtype], MutUntrackedOrigin
-]:
-    """Returns the address of a tensor that an op changes."""
-    return tensor.unsafe_ptr().unsafe_origin_cast[MutUntrackedOrigin]()
-
-
-@always_inline
-def _result[
-    dtype: DType, rank: Int, //
-](tensor: OutputTensor[dtype=dtype, rank=rank, ...]) -> Pointer[
-    Scalar[dtype], MutUntrackedOrigin
-]:
-    """Returns the address of a tensor that an op makes."""
-    return tensor.unsafe_ptr().unsafe_origin_cast[MutUntrackedOrigin]()
-
-
-@always_inline
-def _batch(
-    offsets: InputTensor[dtype=DType.uint32, rank=1, ...]
-) -> RaggedBatch:
-    """Wraps the row offsets of a ragged batch."""
-    return RaggedBatch(_read(offsets), offsets.dim_size(0) - 1)
-
-
-@always_inline
-def _collection[
-    dtype: DType, //, page_size: Int, num_kv_heads: Int, head_dim: Int
-](
-    kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
-    cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
-    lookup_table: InputTensor[dtype=DType.uint32, rank=2, ...],
-    max_lengths: InputTensor[dtype=DType.uint32, rank=2, ...],
-    out collection: PagedKVCacheCollection[
-        dtype,
-        KVCacheStaticParams(num_heads=num_kv_heads, head_size=head_dim),
-        page_size,
-    ],
-):
-    """Wraps the four tensors that describe the cache in one step."""
-    collection = type_of(collection)(
-        _write(kv_blocks),
-        num_pages=kv_blocks.dim_size(0),
-        num_layers=kv_blocks.dim_size(2),
-        cache_lengths=lengths_tensor(
-            _read(cache_lengths), cache_lengths.dim_size(0)
-        ),
-        lookup_table=lookup_table_tensor(
-            _read(lookup_table),
-            lookup_table.dim_size(0),
-            lookup_table.dim_size(1),
-        ),
-        max_seq_length=_read(max_lengths)[unsafe_offset=0],
-        max_cache_length=_read(max_lengths)[unsafe_offset=1],
-    )
 
 
 @extensibility.register("kvcache.store")

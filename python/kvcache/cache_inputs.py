@@ -15,11 +15,20 @@ from max.graph import (
     Value,
 )
 
+from kvcache.quantization import (
+    QUANTIZED_DTYPES,
+    Granularity,
+    Quantization,
+)
+
 PAGE_SIZES = (16, 32, 64, 128, 256)
 """The page sizes, in tokens, that the kernels take."""
 
-DTYPES = (DType.float32, DType.bfloat16)
-"""The element types that the kernels take."""
+DTYPES = (DType.float32, DType.bfloat16, DType.float16)
+"""The types that the kernels compute in: those of queries and of new rows."""
+
+POOL_DTYPES = (*DTYPES, *(DType[name] for name in QUANTIZED_DTYPES))
+"""The types of a pool's elements."""
 
 MIN_HEAD_DIM = 8
 MAX_HEAD_DIM = 256
@@ -29,9 +38,10 @@ _CPU = DeviceRef.CPU()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheInputTypes:
-    """The types of the four graph inputs that describe the cache.
+    """The types of the graph inputs that describe the cache.
 
-    Iterates in the order of `PagedKVCacheManager.fetch`.
+    Iterates in the order of `PagedKVCacheManager.fetch`: four, and the pool of
+    scales if the cache is quantised.
 
     Args:
         dtype: The element type of the pool.
@@ -40,9 +50,14 @@ class CacheInputTypes:
         num_kv_heads: Key-value heads on this device.
         head_dim: Elements per head.
         device: Where the pool is.
+        quantization: Which elements share a scale; for types of 8 bits, and
+            for no others.
+        compute_dtype: The type of queries and of new rows; that of the pool
+            unless the cache is quantised.
 
     Raises:
-        ValueError: If a size or the dtype is one that the kernels do not take.
+        ValueError: If a size or a dtype is one that the kernels do not take,
+            or `quantization` or `compute_dtype` do not fit the dtype.
     """
 
     dtype: DType
@@ -51,11 +66,12 @@ class CacheInputTypes:
     num_kv_heads: int
     head_dim: int
     device: DeviceRef
+    quantization: Quantization | None = None
+    compute_dtype: DType | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            names = ", ".join(dtype.name for dtype in DTYPES)
-            raise ValueError(f"dtype must be one of {names}, got {self.dtype}")
+        check_one_of("dtype", self.dtype, POOL_DTYPES)
+        self._check_quantization()
         if self.page_size not in PAGE_SIZES:
             raise ValueError(
                 f"page_size must be one of {PAGE_SIZES}, got {self.page_size}"
@@ -68,6 +84,70 @@ class CacheInputTypes:
         for name in ("num_layers", "num_kv_heads"):
             if (value := getattr(self, name)) <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if self.quantization is not None:
+            self._scales_per_page(self.quantization)
+
+    def _check_quantization(self) -> None:
+        """Refuses scales or types that do not fit the pool's type."""
+        if self.dtype in DTYPES:
+            if self.quantization is not None:
+                raise ValueError(
+                    f"quantization must be None for {self.dtype.name}, got "
+                    f"{self.quantization}"
+                )
+            if self.compute_dtype not in {None, self.dtype}:
+                raise ValueError(
+                    f"compute_dtype must be {self.dtype.name}, got "
+                    f"{self.compute_dtype}"
+                )
+            return
+        if self.quantization is None:
+            raise ValueError(f"{self.dtype.name} wants a quantization")
+        check_one_of("compute_dtype", self.compute_dtype, DTYPES)
+
+    def _scales_per_page(
+        self, quantization: Quantization
+    ) -> tuple[int, int, int]:
+        return quantization.scales_per_page(
+            page_size=self.page_size,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+        )
+
+    @property
+    def row_dtype(self) -> DType:
+        """The type of queries and of new rows."""
+        return self.compute_dtype or self.dtype
+
+    @property
+    def kv_scales(self) -> BufferType | None:
+        """The pool of scales, if the cache is quantised.
+
+        float32 `[total_num_pages, 2, num_layers, slots, heads, groups]`; see
+        `Quantization.scales_per_page` for the last three.
+        """
+        if self.quantization is None:
+            return None
+        shape: tuple[str | int, ...] = (
+            "total_num_pages",
+            2,
+            self.num_layers,
+            *self._scales_per_page(self.quantization),
+        )
+        return BufferType(DType.float32, shape, self.device)
+
+    @property
+    def scales(self) -> TensorType | None:
+        """What a store is given: float32 `[2, heads]` of its layer.
+
+        None where each token has scales of its own, and without quantisation.
+        """
+        pool, quantization = self.kv_scales, self.quantization
+        if pool is None or quantization is None:
+            return None
+        if quantization.granularity is Granularity.TOKEN:
+            return None
+        return TensorType(DType.float32, [2, pool.shape[4]], self.device)
 
     @property
     def kv_blocks(self) -> BufferType:
@@ -109,35 +189,58 @@ class CacheInputTypes:
         yield self.cache_lengths
         yield self.lookup_table
         yield self.max_lengths
+        if self.kv_scales is not None:
+            yield self.kv_scales
 
     def __len__(self) -> int:
         """Returns the number of graph inputs."""
-        return 4
+        return 4 if self.quantization is None else 5
 
 
 @dataclass(frozen=True, slots=True)
 class CacheInputs:
-    """The four graph values that describe the cache in one step."""
+    """The graph values that describe the cache in one step.
+
+    Raises:
+        ValueError: If a pool of 8 bits has no scales, or another has some.
+    """
 
     kv_blocks: BufferValue
     cache_lengths: TensorValue
     lookup_table: TensorValue
     max_lengths: TensorValue
+    kv_scales: BufferValue | None = None
+
+    def __post_init__(self) -> None:
+        dtype = self.kv_blocks.dtype
+        if (dtype in DTYPES) != (self.kv_scales is None):
+            wanted = "no scales" if dtype in DTYPES else "scales"
+            raise ValueError(f"a pool of {dtype.name} wants {wanted}")
 
     @classmethod
     def of(cls, values: Sequence[Value[Any]]) -> "CacheInputs":
         """Wraps graph inputs whose types came from `CacheInputTypes`.
 
         Args:
-            values: The pool, the lengths, the table, the longest lengths.
+            values: The pool, the lengths, the table, the longest lengths and,
+                if the cache is quantised, the scales.
 
         Raises:
-            ValueError: If there are not four values.
+            ValueError: If there are neither four values nor five, or scales
+                are missing, or one too many.
         """
-        if len(values) != 4:
-            raise ValueError(f"wanted 4 cache inputs, got {len(values)}")
-        blocks, lengths, table, longest = values
-        return cls(blocks.buffer, lengths.tensor, table.tensor, longest.tensor)
+        if len(values) not in {4, 5}:
+            raise ValueError(
+                f"wanted 4 cache inputs, or 5 with scales, got {len(values)}"
+            )
+        blocks, lengths, table, longest, *scales = values
+        return cls(
+            blocks.buffer,
+            lengths.tensor,
+            table.tensor,
+            longest.tensor,
+            *(value.buffer for value in scales),
+        )
 
     @property
     def num_layers(self) -> int:
@@ -162,16 +265,60 @@ class CacheInputs:
     @property
     def sizes(self) -> dict[str, int]:
         """What every kernel is compiled for."""
-        return {
+        sizes = {
             "page_size": self.page_size,
             "num_kv_heads": self.num_kv_heads,
             "head_dim": self.head_dim,
         }
+        if self.kv_scales is not None:
+            groups = static_dim(self.kv_scales, 5)
+            sizes["granularity"] = self.granularity(self.kv_scales).number
+            sizes["group_size"] = self.head_dim // groups
+        return sizes
+
+    def granularity(self, kv_scales: BufferValue) -> Granularity:
+        """Returns the granularity that scales of this shape have.
+
+        A single head's scale counts as the tensor's: it lies where that lies.
+        """
+        if static_dim(kv_scales, 3) > 1:
+            return Granularity.TOKEN
+        if static_dim(kv_scales, 4) > 1:
+            return Granularity.HEAD
+        return Granularity.TENSOR
+
+    @property
+    def pools(self) -> list[BufferValue]:
+        """The pool and, if there is one, the pool of scales."""
+        scales = [] if self.kv_scales is None else [self.kv_scales]
+        return [self.kv_blocks, *scales]
+
+    def op(self, name: str) -> str:
+        """Returns the name of the op that works on these pools."""
+        return name if self.kv_scales is None else f"{name}_quantized"
 
     @property
     def tables(self) -> list[Value[Any]]:
         """The values behind the pool, in order."""
         return [self.cache_lengths, self.lookup_table, self.max_lengths]
+
+
+def check_one_of(
+    name: str, dtype: DType | None, wanted: Sequence[DType]
+) -> None:
+    """Refuses a type.
+
+    Args:
+        name: What has the type.
+        dtype: The type, or none at all.
+        wanted: The types that are taken.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if dtype not in wanted:
+        names = ", ".join(each.name for each in wanted)
+        raise ValueError(f"{name} must be one of {names}, got {dtype}")
 
 
 def static_dim(value: TensorValue | BufferValue, axis: int) -> int:

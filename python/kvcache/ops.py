@@ -19,12 +19,15 @@ from max.graph import (
 )
 
 from kvcache.cache_inputs import (
+    DTYPES,
     PAGE_SIZES,
     CacheInputs,
     CacheInputTypes,
+    check_one_of,
     static_dim,
 )
 from kvcache.mojo_sources import precompiled_package
+from kvcache.quantization import Granularity
 
 __all__ = [
     "PAGE_SIZES",
@@ -53,6 +56,7 @@ def store(
     input_row_offsets: TensorValue,
     *,
     layer: int | TensorValue,
+    scales: TensorValue | None = None,
 ) -> None:
     """Stores the keys and values of a ragged batch behind its cached tokens.
 
@@ -63,22 +67,29 @@ def store(
         input_row_offsets: Where each sequence starts, uint32
             `[batch_size + 1]`.
         layer: The layer, as a number or as a uint32 scalar on the CPU.
+        scales: What the layer's keys and values are kept with, float32
+            `[2, num_kv_heads]`, or `[2, 1]` for one scale each; for a quantised
+            cache whose tokens have no scales of their own. They must be
+            positive normal numbers, the same in every call over the life of the
+            pool: a page has one for all its tokens.
 
     Raises:
         ValueError: If a shape or dtype does not fit the pool.
     """
     heads = [cache.num_kv_heads, cache.head_dim]
-    _check("keys", keys, cache.kv_blocks.dtype, heads)
-    _check("values", values, cache.kv_blocks.dtype, heads)
+    dtype = _row_dtype("keys", cache, keys)
+    _check("keys", keys, dtype, heads)
+    _check("values", values, dtype, heads)
     _check_rows(keys, values)
     _check_offsets("input_row_offsets", input_row_offsets)
     ops.inplace_custom(
-        "kvcache.store",
+        cache.op("kvcache.store"),
         device=cache.kv_blocks.device,
         values=[
-            cache.kv_blocks,
+            *cache.pools,
             keys,
             values,
+            *_scales(cache, scales),
             input_row_offsets,
             *cache.tables,
             _layer(cache, layer),
@@ -95,6 +106,7 @@ def rope_store(
     *,
     layer: int | TensorValue,
     interleaved: bool = False,
+    scales: TensorValue | None = None,
 ) -> TensorValue:
     """Rotates queries and keys and stores keys and values, in one kernel.
 
@@ -110,6 +122,7 @@ def rope_store(
         layer: The layer, as a number or as a uint32 scalar on the CPU.
         interleaved: Whether a pair are neighbours (GGUF) or half of `rope_dim`
             apart (Hugging Face).
+        scales: As in `store`.
 
     Returns:
         The rotated queries, `[total_tokens, num_q_heads, head_dim]`.
@@ -132,17 +145,18 @@ def rope_store(
             "rope_dim must be even and at most head_dim"
             f" ({cache.head_dim}), got {rope_dim}"
         )
-    _check("qkv", qkv, cache.kv_blocks.dtype, [width])
+    _check("qkv", qkv, _row_dtype("qkv", cache, qkv), [width])
     _check("freqs", freqs, DType.float32, [rope_dim])
     _check_offsets("input_row_offsets", input_row_offsets)
     shape: list[Dim | int] = [qkv.shape[0], num_q_heads, cache.head_dim]
     (queries,) = ops.inplace_custom(
-        "kvcache.rope_store",
+        cache.op("kvcache.rope_store"),
         device=cache.kv_blocks.device,
         values=[
-            cache.kv_blocks,
+            *cache.pools,
             qkv,
             freqs,
+            *_scales(cache, scales),
             input_row_offsets,
             *cache.tables,
             _layer(cache, layer),
@@ -180,17 +194,18 @@ def gather(
         ValueError: If a shape or dtype does not fit the pool.
     """
     heads = [cache.num_kv_heads, cache.head_dim]
-    _check("keys", keys, cache.kv_blocks.dtype, heads)
-    _check("values", values, cache.kv_blocks.dtype, heads)
+    dtype = _row_dtype("keys", cache, keys)
+    _check("keys", keys, dtype, heads)
+    _check("values", values, dtype, heads)
     _check_rows(keys, values)
     _check_offsets("context_row_offsets", context_row_offsets)
     ops.inplace_custom(
-        "kvcache.gather",
+        cache.op("kvcache.gather"),
         device=cache.kv_blocks.device,
         values=[
             keys,
             values,
-            cache.kv_blocks,
+            *cache.pools,
             context_row_offsets,
             *cache.tables,
             _layer(cache, layer),
@@ -205,7 +220,7 @@ def copy_pages(kv_blocks: BufferValue, pairs: TensorValue) -> None:
     No page may be written twice, or be both read and written.
 
     Args:
-        kv_blocks: The pool.
+        kv_blocks: The pool, or the pool of its scales: each has its own call.
         pairs: Source and target pages, uint32 `[num_pairs, 2]`.
 
     Raises:
@@ -271,11 +286,11 @@ def attention(
     if sinks is not None:
         _check_sinks(sinks, num_q_heads)
     (output,) = ops.inplace_custom(
-        "kvcache.attention",
+        cache.op("kvcache.attention"),
         device=device,
         values=[
             queries,
-            cache.kv_blocks,
+            *cache.pools,
             input_row_offsets,
             *cache.tables,
             _layer(cache, layer),
@@ -366,7 +381,7 @@ def _check_queries(
             f" got {num_q_heads}"
         )
     heads = [num_q_heads, cache.head_dim]
-    _check("queries", queries, cache.kv_blocks.dtype, heads)
+    _check("queries", queries, _row_dtype("queries", cache, queries), heads)
     _check_offsets("input_row_offsets", input_row_offsets)
     return num_q_heads
 
@@ -386,6 +401,41 @@ def _check(
         )
     if shape[1:] != inner:
         raise ValueError(f"{name} must be [rows, {inner}], got {shape}")
+
+
+def _row_dtype(
+    name: str, cache: CacheInputs, value: TensorValue | BufferValue
+) -> DType:
+    """Returns the type that rows must have: the pool's, or any computed in."""
+    if cache.kv_scales is None:
+        return cache.kv_blocks.dtype
+    check_one_of(name, value.dtype, DTYPES)
+    return value.dtype
+
+
+def _scales(
+    cache: CacheInputs, scales: TensorValue | None
+) -> list[TensorValue]:
+    """Returns what the store's op takes as scales, if it takes any."""
+    pool = cache.kv_scales
+    if pool is None or cache.granularity(pool) is Granularity.TOKEN:
+        if scales is not None:
+            kind = "plain" if pool is None else "per token"
+            raise ValueError(f"scales are given, but the cache is {kind}")
+        if pool is None:
+            return []
+        # The op has the argument in any case; this one is not looked at.
+        one = ops.constant(1, DType.float32, cache.kv_blocks.device)
+        return [one.reshape([1, 1])]
+    shape = [2, static_dim(pool, 4)]
+    if scales is None:
+        raise ValueError(f"scales must be float32 {shape}, got None")
+    if scales.dtype != DType.float32 or list(scales.shape) != shape:
+        raise ValueError(
+            f"scales must be float32 {shape}, got {scales.dtype.name}"
+            f" {list(scales.shape)}"
+        )
+    return [scales]
 
 
 def _check_rows(

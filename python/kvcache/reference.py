@@ -55,6 +55,33 @@ def rope(
     return turned
 
 
+def rope_rows(
+    qkv: Floats,  # [total_tokens, (num_q_heads + 2 num_kv_heads) head_dim]
+    freqs: Floats,  # [num_positions, rope_dim], cosines then sines
+    input_row_offsets: Indices,  # [batch_size + 1]
+    cache_lengths: Indices,  # [batch_size], before this call
+    *,
+    num_kv_heads: int,
+    head_dim: int,
+    interleaved: bool = False,
+) -> tuple[Floats, Floats, Floats]:
+    """Returns turned queries and keys, and values as they are."""
+    num_heads = qkv.shape[1] // head_dim
+    heads = qkv.reshape(-1, num_heads, head_dim).copy()
+    for seq, cached in enumerate(cache_lengths.tolist()):
+        begin, end = input_row_offsets[seq : seq + 2].tolist()
+        for row in range(begin, end):
+            heads[row, :-num_kv_heads] = rope(
+                heads[row, :-num_kv_heads],
+                freqs[cached + row - begin],
+                interleaved=interleaved,
+            )
+    queries, keys, values = np.split(
+        heads, [-2 * num_kv_heads, -num_kv_heads], axis=1
+    )
+    return queries, keys, values
+
+
 def rope_store(
     kv_blocks: Floats,
     qkv: Floats,  # [total_tokens, (num_q_heads + 2 num_kv_heads) head_dim]
@@ -68,18 +95,14 @@ def rope_store(
 ) -> Floats:
     """Turns queries and keys, stores keys and values; returns the queries."""
     num_kv_heads, head_dim = kv_blocks.shape[4:]
-    num_heads = qkv.shape[1] // head_dim
-    heads = qkv.reshape(-1, num_heads, head_dim).copy()
-    for seq, cached in enumerate(cache_lengths.tolist()):
-        begin, end = input_row_offsets[seq : seq + 2].tolist()
-        for row in range(begin, end):
-            heads[row, :-num_kv_heads] = rope(
-                heads[row, :-num_kv_heads],
-                freqs[cached + row - begin],
-                interleaved=interleaved,
-            )
-    queries, keys, values = np.split(
-        heads, [-2 * num_kv_heads, -num_kv_heads], axis=1
+    queries, keys, values = rope_rows(
+        qkv,
+        freqs,
+        input_row_offsets,
+        cache_lengths,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        interleaved=interleaved,
     )
     store(
         kv_blocks,

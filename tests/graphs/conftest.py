@@ -5,11 +5,13 @@ from max.driver import CPU
 
 from kernels.configuration import COVERING
 from kernels.models import CompiledKernels, Kernels, kernels_on
+from kernels.quantized import QuantizedKernels
+from kernels.quantized_configuration import COMPILED, QUANTIZED
 
 
 @pytest.fixture(scope="session")
 def compiled_kernels() -> CompiledKernels:
-    return kernels_on(CPU(), COVERING)
+    return kernels_on(CPU(), COMPILED)
 
 
 @pytest.fixture(scope="session", params=COVERING, ids=str)
@@ -17,3 +19,10 @@ def kernels(
     compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
 ) -> Kernels:
     return compiled_kernels.of(request.param)
+
+
+@pytest.fixture(scope="session", params=QUANTIZED, ids=str)
+def quantized_kernels(
+    compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> QuantizedKernels:
+    return QuantizedKernels(compiled_kernels.of(request.param))

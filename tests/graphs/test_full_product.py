@@ -14,12 +14,15 @@ from kernels.checks import (
 )
 from kernels.configuration import PAGE_SIZES, full_product
 from kernels.models import Kernels, kernels_on
+from kernels.quantized import QuantizedKernels
+from kernels.quantized_checks import check_every_op as check_quantized_ops
+from kernels.quantized_configuration import full_quantized_product
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_configuration_equals_reference(
     dtype: str, page_size: int
 ) -> None:
@@ -42,3 +45,20 @@ def check_every_op(kernels: Kernels) -> None:
         for rules in kernels.configuration.rules:
             check_attention(kernels, batch, rules)
     check_copy_pages(kernels, np.array([(0, 2), (1, 3)], np.uint32))
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn", "float8_e5m2"])
+def test_every_quantized_configuration_equals_reference(
+    dtype: str, page_size: int
+) -> None:
+    configurations = list(full_quantized_product(dtype, page_size))
+    compiled = kernels_on(CPU(), configurations)
+    for configuration in configurations:
+        kernels = QuantizedKernels(compiled.of(configuration))
+        for batch in regimes(page_size).values():
+            try:
+                check_quantized_ops(kernels, batch)
+            except AssertionError as error:
+                error.add_note(str(configuration))
+                raise

@@ -34,8 +34,7 @@ OFFSETS = tensor("batch_size_plus_one", dtype=DType.uint32)
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("dtype", DType.float16, "must be one of float32, bfloat16, got"),
-        ("dtype", DType.int32, "must be one of float32, bfloat16, got"),
+        ("dtype", DType.int32, "must be one of float32, .* got"),
         ("page_size", 8, r"must be one of \(16, 32, .*\), got 8"),
         ("page_size", 48, r"must be one of \(16, 32, .*\), got 48"),
         ("page_size", 512, r"must be one of \(16, 32, .*\), got 512"),
@@ -94,7 +93,7 @@ def test_inputs_have_the_sizes_of_their_types() -> None:
 
 def test_inputs_are_four() -> None:
     with Graph("four", input_types=[*TYPES]) as graph:
-        with pytest.raises(ValueError, match="wanted 4 cache inputs, got 3"):
+        with pytest.raises(ValueError, match=r"wanted 4 cache inputs.*got 3"):
             ops.CacheInputs.of(graph.inputs[:3])
         graph.output()
 

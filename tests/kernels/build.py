@@ -21,6 +21,7 @@ from kvcache.graphs import (
 )
 from kvcache.graphs.ragged import row_offsets_type
 from kvcache.ops import CacheInputTypes
+from kvcache.quantization import Granularity, Quantization
 
 from .configuration import ONNX_FLOAT32, Configuration
 from .rules import CAUSAL
@@ -29,9 +30,16 @@ from .rules import CAUSAL
 def cache_types(
     configuration: Configuration, device: DeviceRef
 ) -> CacheInputTypes:
-    """Returns the types of the cache's four inputs."""
+    """Returns the types of the cache's inputs."""
+    kept = configuration.kept
     return CacheInputTypes(
-        dtype=DType[configuration.dtype],
+        dtype=DType[kept.dtype if kept else configuration.dtype],
+        compute_dtype=DType[configuration.dtype],
+        quantization=kept
+        and Quantization(
+            granularity=Granularity(kept.granularity),
+            group_size=kept.group_size,
+        ),
         num_layers=configuration.num_layers,
         page_size=configuration.page_size,
         num_kv_heads=configuration.num_kv_heads,

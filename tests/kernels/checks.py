@@ -13,6 +13,7 @@ from .rules import CAUSAL, Rules
 TOLERANCE = {
     "float32": {"rtol": 1e-5, "atol": 1e-5},
     "bfloat16": {"rtol": 2.0**-8, "atol": 1e-5},
+    "float16": {"rtol": 2.0**-11, "atol": 1e-5},
 }
 """Sums are float32; a result is rounded once to the element type."""
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from kvcache.quantization import Granularity, Quantization
+
 from .rules import CAUSAL, Rules
 
 PAGE_SIZES = (16, 32, 64, 128, 256)
@@ -34,6 +36,18 @@ def neighbours(rope_dim: int) -> Rotation:
     return Rotation(rope_dim, interleaved=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How a pool holds its elements in 8 bits."""
+
+    dtype: str
+    granularity: str
+    group_size: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.dtype}_{self.granularity}{self.group_size or ''}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """The sizes that one set of graphs is compiled for."""
@@ -47,10 +61,13 @@ class Configuration:
     """The layer that the ops use, and how many there are."""
     rotations: tuple[Rotation, ...]
     rules: tuple[Rules, ...] = (CAUSAL,)
+    kept: Kept | None = None
+    """How the pool differs from `dtype`, if it does."""
 
     def __str__(self) -> str:
+        kept = "" if self.kept is None else f"{self.kept}_"
         return (
-            f"{self.dtype}_p{self.page_size}_kv{self.num_kv_heads}"
+            f"{kept}{self.dtype}_p{self.page_size}_kv{self.num_kv_heads}"
             f"_q{self.num_q_heads}_d{self.head_dim}"
         )
 
@@ -79,6 +96,24 @@ class Configuration:
     def page(self) -> tuple[int, int, int, int, int]:
         """The shape of one page."""
         return 2, self.num_layers, self.page_size, *self.row
+
+    @property
+    def scales_of_page(self) -> tuple[int, ...]:
+        """The shape of one page's scales."""
+        assert self.kept is not None
+        quantization = Quantization(
+            granularity=Granularity(self.kept.granularity),
+            group_size=self.kept.group_size,
+        )
+        return (
+            2,
+            self.num_layers,
+            *quantization.scales_per_page(
+                page_size=self.page_size,
+                num_kv_heads=self.num_kv_heads,
+                head_dim=self.head_dim,
+            ),
+        )
 
     @property
     def scale(self) -> float:

@@ -42,7 +42,7 @@ class Kernels:
         pages: Pages,
     ) -> None:
         """Writes the new tokens, in place."""
-        self._run(
+        self.run(
             "store",
             *(pool, *self.tables(batch, pages)),
             *(self.elements(keys), self.elements(values)),
@@ -77,7 +77,7 @@ class Kernels:
         rotation: Rotation,
     ) -> Array:
         """Writes the new tokens, in place; returns the queries."""
-        (queries,) = self._run(
+        (queries,) = self.run(
             str(rotation),
             *(pool, *self.tables(batch, pages)),
             *(self.elements(qkv), to_buffer(freqs, self.device)),
@@ -97,7 +97,7 @@ class Kernels:
         outputs = self.elements(keys), self.elements(values)
         unused = np.full(len(batch.lengths), 2**32 - 1, np.uint32)
         _, *tables = self.tables(batch, pages)
-        self._run(
+        self.run(
             "gather",
             *(pool, self.indices(unused), *tables),
             *(*outputs, self.indices(batch.context_row_offsets)),
@@ -106,7 +106,7 @@ class Kernels:
 
     def copy_pages(self, pool: Buffer, pairs: Indices) -> None:
         """Copies pages, in place."""
-        self._run("copy_pages", pool, self.indices(pairs))
+        self.run("copy_pages", pool, self.indices(pairs))
 
     def attention(
         self,
@@ -119,7 +119,7 @@ class Kernels:
         sinks: Array | None = None,
     ) -> Array:
         """Returns the weighted values."""
-        (output,) = self._run(
+        (output,) = self.run(
             str(rules),
             *(pool, *self.tables(batch, pages)),
             *(self.elements(queries), self.indices(batch.input_row_offsets)),
@@ -143,7 +143,8 @@ class Kernels:
             to_buffer(batch.max_lengths, CPU()),
         ]
 
-    def _run(self, op: str, *inputs: Buffer) -> list[Buffer]:
+    def run(self, op: str, *inputs: Buffer) -> list[Buffer]:
+        """Runs the configuration's graph of an op."""
         return self.models[f"{self.configuration}_{op}"].execute(*inputs)
 
 
