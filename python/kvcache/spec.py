@@ -1,9 +1,16 @@
 """What one token's keys and values look like, and what they weigh."""
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from kvcache.errors import InvalidParamsError
+from kvcache.quantization import (
+    QUANTIZED_DTYPES,
+    SCALE_BYTES,
+    Granularity,
+    Quantization,
+)
 
 _DTYPE_BYTES = {
     "float64": 8,
@@ -67,6 +74,12 @@ class KVCacheParams:
     """Whether one latent vector takes the place of keys and values."""
     data_parallel_degree: int = 1
     """Replicas that the devices are split into."""
+    quantization: Quantization | None = None
+    """Which elements share a scale; only types of 8 bits have scales.
+
+    Without it, their pages are bytes that mean what the graphs say. The
+    kernels of this package want it for such types.
+    """
 
     def __post_init__(self) -> None:
         """Keeps the dtype's name and checks every parameter."""
@@ -74,6 +87,7 @@ class KVCacheParams:
         self._check_sizes()
         self._check_devices()
         self._check_strategy()
+        self._check_quantization()
 
     def _check_sizes(self) -> None:
         sizes = ("n_kv_heads", "head_dim", "n_devices", "data_parallel_degree")
@@ -134,6 +148,20 @@ class KVCacheParams:
                 "the paged strategy wants a page_size, got None"
             )
 
+    def _check_quantization(self) -> None:
+        if self.quantization is None:
+            return
+        if self.dtype not in QUANTIZED_DTYPES:
+            raise InvalidParamsError(
+                f"quantization wants a dtype of {', '.join(QUANTIZED_DTYPES)}, "
+                f"got {self.dtype}"
+            )
+        if self.is_mla:
+            raise InvalidParamsError(
+                "quantization wants pages of keys and values, got is_mla=True"
+            )
+        self.scales_per_page(self.quantization, self.page_size or 1)
+
     @property
     def dtype_bytes(self) -> int:
         """Bytes per element."""
@@ -162,8 +190,32 @@ class KVCacheParams:
             self, n_devices=self.devices_per_replica, data_parallel_degree=1
         )
 
+    def scales_per_page(
+        self, quantization: Quantization, page_size: int
+    ) -> tuple[int, int, int]:
+        """Returns the shape of a page's scales for one layer's keys.
+
+        Args:
+            quantization: Which elements share a scale.
+            page_size: Tokens per page.
+
+        Returns:
+            How many tokens, heads of one device, and groups of a head have
+            their own.
+
+        Raises:
+            InvalidParamsError: If the groups do not divide a head.
+        """
+        return quantization.scales_per_page(
+            page_size=page_size,
+            num_kv_heads=self.n_kv_heads_per_device,
+            head_dim=self.head_dim,
+        )
+
     def bytes_per_token(self, num_layers: int) -> int:
         """Returns the bytes of one token over all layers.
+
+        A token's own scales are counted, those of a whole page are not.
 
         Args:
             num_layers: Layers of the model.
@@ -171,25 +223,43 @@ class KVCacheParams:
         Returns:
             Bytes over all devices of one replica.
         """
-        elements = self.kv_dim * self.n_kv_heads_per_device * self.head_dim
-        replica = self.devices_per_replica
-        return elements * self.dtype_bytes * num_layers * replica
+        heads = self.kv_dim * self.n_kv_heads_per_device
+        size = heads * self.head_dim * self.dtype_bytes
+        if (
+            self.quantization is not None
+            and self.quantization.granularity is Granularity.TOKEN
+        ):
+            _, _, groups = self.scales_per_page(self.quantization, 1)
+            size += heads * groups * SCALE_BYTES
+        return size * num_layers * self.devices_per_replica
 
-    def bytes_per_page(self, num_layers: int) -> int:
-        """Returns the bytes of one page over all layers.
+    def bytes_per_page(
+        self, num_layers: int, page_size: int | None = None
+    ) -> int:
+        """Returns the bytes of one page over all layers, scales included.
 
         Args:
             num_layers: Layers of the model.
+            page_size: Tokens per page, if not `self.page_size`.
 
         Returns:
             Bytes over all devices of one replica.
 
         Raises:
-            InvalidParamsError: If there is no `page_size`.
+            InvalidParamsError: If there is no page size.
         """
-        if self.page_size is None:
+        tokens = self.page_size if page_size is None else page_size
+        if tokens is None:
             raise InvalidParamsError("wanted a page_size, got None")
-        return self.bytes_per_token(num_layers) * self.page_size
+        size = self.bytes_per_token(num_layers) * tokens
+        if (
+            self.quantization is not None
+            and self.quantization.granularity is not Granularity.TOKEN
+        ):
+            scales = math.prod(self.scales_per_page(self.quantization, tokens))
+            scales *= self.kv_dim * num_layers * self.devices_per_replica
+            size += scales * SCALE_BYTES
+        return size
 
 
 def _dtype_name(dtype: object) -> str:

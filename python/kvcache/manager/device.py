@@ -11,6 +11,7 @@ from kvcache.core.interface import Move
 from kvcache.manager.host import host_buffer
 from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.moving import Outcome, Run, carry_out, runs
+from kvcache.manager.quantized_inputs import QuantizedKVCacheInputs
 from kvcache.manager.tables import StepTables
 from kvcache.spec import KVCacheParams
 
@@ -39,13 +40,30 @@ class DevicePool:
     ) -> None:
         """Allocates the pages, those of the device all zeros."""
         self.device = device
-        page, dtype = page_shape(params, num_layers, page_size), params.dtype
-        self.blocks = Buffer.zeros((num_pages + 1, *page), DType[dtype], device)
         self._num_pages = num_pages
-        self._host_blocks: Buffer | None = None
-        if num_host_pages:
-            shape = (num_host_pages, *page)
-            self._host_blocks = host_buffer(shape, DType[dtype], device)
+        self._stores = [
+            _Store(page, dtype, device, num_pages, num_host_pages)
+            for page, dtype in page_parts(params, num_layers, page_size)
+        ]
+
+    @property
+    def blocks(self) -> Buffer:
+        """The pool, its last page the null page."""
+        return self._stores[0].pages
+
+    @property
+    def scales(self) -> Buffer | None:
+        """The pool of scales, if the pages are quantised."""
+        return self._stores[1].pages if len(self._stores) > 1 else None
+
+    def inputs(
+        self, lengths: Buffer, table: Buffer, longest: Buffer
+    ) -> RaggedKVCacheInputs:
+        """Returns the pools along with a step's tables."""
+        plain = RaggedKVCacheInputs(self.blocks, lengths, table, longest)
+        if self.scales is None:
+            return plain
+        return QuantizedKVCacheInputs(*plain, self.scales)
 
     def copy_runs(self, kind: Move, chosen: Sequence[Run]) -> None:
         """Issues copies that do not depend on each other, all in one call.
@@ -55,12 +73,18 @@ class DevicePool:
         """
         batch_inplace_copy(
             [
-                self.part(run.target, run.count, kind is Move.OFFLOAD)
+                part
                 for run in chosen
+                for part in self.parts(
+                    run.target, run.count, kind is Move.OFFLOAD
+                )
             ],
             [
-                self.part(run.source, run.count, kind is Move.ONLOAD)
+                part
                 for run in chosen
+                for part in self.parts(
+                    run.source, run.count, kind is Move.ONLOAD
+                )
             ],
         )
         self._await_host()
@@ -78,9 +102,13 @@ class DevicePool:
         if is_apart:
             here.wait_for(there)
         for run in runs(zip(pages, into, strict=True)):
-            self.part(run.target, run.count).inplace_copy_from(
-                source.part(run.source, run.count)
+            parts = zip(
+                self.parts(run.target, run.count),
+                source.parts(run.source, run.count),
+                strict=True,
             )
+            for mine, other in parts:
+                mine.inplace_copy_from(other)
         if is_apart:
             there.wait_for(here)
         self._await_host()
@@ -94,14 +122,39 @@ class DevicePool:
         if self.blocks.device.is_host:
             self.blocks.device.synchronize()
 
-    def part(self, page: int, count: int, is_on_host: bool = False) -> Buffer:
+    def parts(
+        self, page: int, count: int, is_on_host: bool = False
+    ) -> list[Buffer]:
+        """Returns pages that lie side by side, and the scales they have."""
+        begin = page - self._num_pages if is_on_host else page
+        return [each.part(begin, count, is_on_host) for each in self._stores]
+
+
+class _Store:
+    """One buffer of pages on a device, and one on the host if wanted."""
+
+    def __init__(  # noqa: PLR0917  (private, and each is of another type)
+        self,
+        page: tuple[int, ...],
+        dtype: DType,
+        device: Device,
+        num_pages: int,
+        num_host_pages: int,
+    ) -> None:
+        self.pages = Buffer.zeros((num_pages + 1, *page), dtype, device)
+        self._host_pages: Buffer | None = None
+        if num_host_pages:
+            shape = (num_host_pages, *page)
+            self._host_pages = host_buffer(shape, dtype, device)
+
+    def part(self, begin: int, count: int, is_on_host: bool) -> Buffer:
         """Returns pages that lie side by side."""
-        blocks, begin = self.blocks, page
+        pages = self.pages
         if is_on_host:
-            assert self._host_blocks is not None, "there is no host tier"
-            blocks, begin = self._host_blocks, page - self._num_pages
-        inner = (slice(None),) * (blocks.rank - 1)
-        return blocks[slice(begin, begin + count), *inner]
+            assert self._host_pages is not None, "there is no host tier"
+            pages = self._host_pages
+        inner = (slice(None),) * (pages.rank - 1)
+        return pages[slice(begin, begin + count), *inner]
 
 
 class ReplicaPools:
@@ -149,11 +202,8 @@ class ReplicaPools:
         """
         lengths, table, longest = tables
         return [
-            RaggedKVCacheInputs(
-                shard.blocks,
-                lengths.to(shard.device),
-                table.to(shard.device),
-                longest,
+            shard.inputs(
+                lengths.to(shard.device), table.to(shard.device), longest
             )
             for shard in self.shards
         ]
@@ -179,9 +229,7 @@ class ReplicaPools:
         inputs = []
         for shard in self.shards:
             lengths, table = copies[places.index(shard.device)]
-            inputs.append(
-                RaggedKVCacheInputs(shard.blocks, lengths, table, max_lengths)
-            )
+            inputs.append(shard.inputs(lengths, table, max_lengths))
         return inputs
 
     def copy_from(
@@ -207,6 +255,26 @@ def page_shape(
         params.n_kv_heads_per_device,
         params.head_dim,
     )
+
+
+def page_parts(
+    params: KVCacheParams, num_layers: int, page_size: int
+) -> list[tuple[tuple[int, ...], DType]]:
+    """Returns shape and type of a page on one device, then of its scales.
+
+    Args:
+        params: Shape of a token's keys and values.
+        num_layers: Layers of the model.
+        page_size: Tokens per page.
+
+    Returns:
+        One pair, or two if the pages are quantised.
+    """
+    parts = [(page_shape(params, num_layers, page_size), DType[params.dtype])]
+    if params.quantization is not None:
+        scales = params.scales_per_page(params.quantization, page_size)
+        parts.append(((params.kv_dim, num_layers, *scales), DType.float32))
+    return parts
 
 
 def _to(device: Device, array: npt.NDArray[np.uint32]) -> Buffer:

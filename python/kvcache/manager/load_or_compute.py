@@ -47,6 +47,6 @@ class LoadOrCompute:
         load, prefill = self.host_load_gbps, self.prefill_tokens_per_second
         if load is None or prefill is None:
             return None
-        tokens_bytes = params.bytes_per_token(num_layers) * page_size
+        tokens_bytes = params.bytes_per_page(num_layers, page_size)
         share = tokens_bytes / params.devices_per_replica
         return None if share / (load * _GIGA) <= page_size / prefill else 0

@@ -53,8 +53,13 @@ def max_params_of(
 
     Raises:
         NotOfferedError: If the pages hold latent vectors: MAX wants to know
-            the query heads then.
+            the query heads then. Or if they are quantised: MAX's graphs do not
+            read our scales.
     """
+    if params.quantization is not None:
+        raise NotOfferedError(
+            f"wanted pages that MAX's graphs read, got {params.quantization}"
+        )
     if params.is_mla:
         raise NotOfferedError(
             "wanted a manager made with `from_max`, since MAX's parameters of "

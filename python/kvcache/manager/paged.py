@@ -164,7 +164,7 @@ class PagedKVCacheManager(
             and params.enable_prefix_caching
             and self.num_replicas > 1
         )
-        bytes_per_page = params.bytes_per_token(num_layers) * page_size
+        bytes_per_page = params.bytes_per_page(num_layers, page_size)
         num_pages = pages_in(
             available_cache_memory // self.num_replicas, bytes_per_page
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from max.driver import Device
 
+from kvcache.errors import InvalidParamsError
 from kvcache.spec import KVCacheParams, pages_for
 
 _MAX_BATCH_SIZE = 512
@@ -20,6 +21,17 @@ def spread(total: int, parts: int) -> list[int]:
     """
     share, rest = divmod(total, parts)
     return [share + (part < rest) for part in range(parts)]
+
+
+def page_size_of(params: KVCacheParams) -> int:
+    """Returns the tokens per page that parameters name.
+
+    Raises:
+        InvalidParamsError: If they name none.
+    """
+    if params.page_size is None:
+        raise InvalidParamsError("wanted a page_size, got None")
+    return params.page_size
 
 
 class CacheSizing:
@@ -41,9 +53,8 @@ class CacheSizing:
             InvalidParamsError: If `params` has no page size.
         """
         per_replica = memory_available // params.data_parallel_degree
-        bytes_per_page = params.bytes_per_page(num_layers)
-        tokens_per_page = bytes_per_page // params.bytes_per_token(num_layers)
-        return per_replica // bytes_per_page * tokens_per_page
+        page_size = page_size_of(params)
+        return per_replica // params.bytes_per_page(num_layers) * page_size
 
     @classmethod
     def estimated_memory_size(
@@ -73,9 +84,8 @@ class CacheSizing:
         Raises:
             InvalidParamsError: If `params` has no page size.
         """
-        bytes_per_page = params.bytes_per_page(num_layers)
-        page_size = bytes_per_page // params.bytes_per_token(num_layers)
-        each = pages_for(max_seq_len, page_size) * bytes_per_page
+        each = pages_for(max_seq_len, page_size_of(params))
+        each *= params.bytes_per_page(num_layers)
         replicas = params.data_parallel_degree
         there = available_cache_memory // replicas
         batches = spread(max_batch_size, replicas)

@@ -6,8 +6,9 @@ from max.driver import Device
 from max.dtype import DType
 from max.graph import BufferType, DeviceRef, TensorType
 
-from kvcache.manager.device import page_shape
+from kvcache.manager.device import page_parts
 from kvcache.manager.inputs import RaggedKVCacheSymbols
+from kvcache.manager.quantized_inputs import QuantizedKVCacheSymbols
 from kvcache.spec import KVCacheParams
 
 
@@ -29,9 +30,9 @@ def ragged_symbols(
         num_layers: Layers of the model.
         page_size: Tokens per page.
     """
-    page = page_shape(params, num_layers, page_size)
+    parts = page_parts(params, num_layers, page_size)
     return [
-        _symbols(DType[params.dtype], page, device, _names(params, place))
+        _symbols(parts, device, _names(params, place))
         for place, device in enumerate(devices)
     ]
 
@@ -49,16 +50,20 @@ def _names(params: KVCacheParams, place: int) -> tuple[str, str, str]:
 
 
 def _symbols(
-    dtype: DType,
-    page: tuple[int, ...],
+    parts: Sequence[tuple[tuple[int, ...], DType]],
     device: Device,
     names: tuple[str, str, str],
 ) -> RaggedKVCacheSymbols:
     place, host = DeviceRef.from_device(device), DeviceRef.CPU()
     batch, columns, steps = names
-    return RaggedKVCacheSymbols(
-        blocks=BufferType(dtype, ["total_num_pages", *page], place),
+    blocks, *scales = (
+        BufferType(dtype, ["total_num_pages", *page], place)
+        for page, dtype in parts
+    )
+    plain = RaggedKVCacheSymbols(
+        blocks=blocks,
         cache_lengths=TensorType(DType.uint32, [batch], place),
         lookup_table=TensorType(DType.uint32, [batch, columns], place),
         max_lengths=TensorType(DType.uint32, [steps, 2], host),
     )
+    return QuantizedKVCacheSymbols(*plain, *scales) if scales else plain

@@ -1,0 +1,140 @@
+"""Which scales pages have, what they weigh, and what is refused."""
+
+from typing import Any
+
+import pytest
+
+from kvcache import KVCacheParams
+from kvcache.errors import InvalidParamsError
+from kvcache.manager.sizing import CacheSizing
+from kvcache.quantization import Granularity, Quantization
+
+
+def params(quantization: Quantization | None, **changes: Any) -> KVCacheParams:
+    values = {
+        "dtype": "int8",
+        "n_kv_heads": 4,
+        "head_dim": 64,
+        "page_size": 16,
+        "quantization": quantization,
+    }
+    return KVCacheParams(**{**values, **changes})
+
+
+TENSOR = Quantization(granularity=Granularity.TENSOR)
+HEAD = Quantization(granularity=Granularity.HEAD)
+TOKEN = Quantization()
+GROUPS = Quantization(group_size=32)
+
+
+def test_granularity_may_be_given_by_name() -> None:
+    named = Quantization(granularity="head")  # type: ignore[arg-type]
+    assert named == HEAD
+    assert named.granularity is Granularity.HEAD
+
+
+def test_kernels_count_granularities_from_one() -> None:
+    assert [each.number for each in Granularity] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("quantization", "shape"),
+    [
+        (TENSOR, (1, 1, 1)),
+        (HEAD, (1, 4, 1)),
+        (TOKEN, (16, 4, 1)),
+        (GROUPS, (16, 4, 2)),
+    ],
+)
+def test_scales_of_a_page_by_hand(
+    quantization: Quantization, shape: tuple[int, int, int]
+) -> None:
+    ours = params(quantization)
+    assert ours.scales_per_page(quantization, 16) == shape
+
+
+@pytest.mark.parametrize(
+    ("quantization", "per_token", "per_page"),
+    [
+        # 2 * 3 layers * 4 heads * 64 elements; a scale has 4 bytes.
+        (None, 1536, 24576),
+        (TENSOR, 1536, 24576 + 2 * 3 * 4),
+        (HEAD, 1536, 24576 + 2 * 3 * 4 * 4),
+        (TOKEN, 1536 + 2 * 3 * 4 * 4, 24576 + 16 * 96),
+        (GROUPS, 1536 + 2 * 2 * 3 * 4 * 4, 24576 + 16 * 192),
+    ],
+)
+def test_scales_weigh_something(
+    quantization: Quantization | None, per_token: int, per_page: int
+) -> None:
+    ours = params(quantization)
+    assert ours.bytes_per_token(3) == per_token
+    assert ours.bytes_per_page(3) == per_page
+
+
+@pytest.mark.parametrize("quantization", [None, TENSOR, HEAD, TOKEN])
+def test_bytes_count_every_device_of_a_replica(
+    quantization: Quantization | None,
+) -> None:
+    one = params(quantization, n_devices=1).bytes_per_page(3)
+    two = params(quantization, n_devices=2)
+    # Each device has a scale of its own where the tensor has one.
+    more = 2 * 3 * 4 if quantization == TENSOR else 0
+    assert two.bytes_per_page(3) == one + more
+
+
+def test_a_page_may_be_of_another_size() -> None:
+    ours = params(TOKEN, page_size=None, cache_strategy="model_default")
+    assert ours.bytes_per_page(3, 32) == 32 * ours.bytes_per_token(3)
+    with pytest.raises(InvalidParamsError, match="wanted a page_size"):
+        ours.bytes_per_page(3)
+
+
+@pytest.mark.parametrize("quantization", [None, TENSOR, HEAD, TOKEN, GROUPS])
+def test_sizing_counts_whole_pages(quantization: Quantization | None) -> None:
+    ours = params(quantization)
+    page = ours.bytes_per_page(3)
+    length = CacheSizing.max_supported_sequence_length
+    assert length(ours, 3, 5 * page) == 5 * 16
+    assert length(ours, 3, 5 * page - 1) == 4 * 16
+    estimate = CacheSizing.estimated_memory_size
+    assert estimate(ours, 2, 17, 3, 10**9, []) == 2 * 2 * page
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"granularity": "page"},
+            "granularity must be one of tensor, head, token, got 'page'",
+        ),
+        ({"group_size": 4}, "must be a power of two from 8 on, got 4"),
+        ({"group_size": 24}, "must be a power of two from 8 on, got 24"),
+        (
+            {"granularity": "head", "group_size": 8},
+            "group_size wants granularity token, got head",
+        ),
+    ],
+)
+def test_bad_quantization_is_refused(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidParamsError, match=message):
+        Quantization(**values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "bfloat16"}, "wants a dtype of .*int8, got bfloat16"),
+        ({"dtype": "uint8"}, "wants a dtype of .*int8, got uint8"),
+        ({"dtype": "float8_e4m3fnuz"}, "got float8_e4m3fnuz"),
+        ({"is_mla": True}, "pages of keys and values, got is_mla=True"),
+        ({"head_dim": 40}, r"group_size must divide head_dim \(40\), got 32"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidParamsError, match=message):
+        params(GROUPS, **changes)
