@@ -45,5 +45,5 @@ class FlakyCopies:
 
 def spoil(shard: Any, kind: Move, run: Run) -> None:
     """Writes what nobody wants where a copy should have gone."""
-    part = shard.part(run.target, run.count, kind is Move.OFFLOAD)
-    part.to_numpy()[...] = -7.0
+    for part in shard.parts(run.target, run.count, kind is Move.OFFLOAD):
+        part.to_numpy()[...] = -7.0

@@ -13,14 +13,24 @@ NUM_PAGES = 6
 NUM_TOKENS = 5 * PAGE_SIZE + 1
 
 
-def check_contents_come_back(device: Device) -> None:
-    """Lets two prompts evict each other; what was computed is found again."""
+def check_contents_come_back(device: Device, **kind: Any) -> None:
+    """Lets two prompts evict each other; what was computed is found again.
+
+    Args:
+        device: Where the pages are.
+        **kind: Parameters of the cache other than those of `make`.
+    """
     manager = make(
-        NUM_PAGES, PAGE_SIZE, host_pages=20, devices=[device], max_seq_len=96
+        NUM_PAGES,
+        PAGE_SIZE,
+        host_pages=20,
+        devices=[device],
+        max_seq_len=96,
+        kind=kind,
     )
     for shard in manager._pools[0].shards:
-        assert shard._host_blocks is not None
-        assert device.is_host or shard._host_blocks.pinned
+        for part in shard.parts(NUM_PAGES, 20, is_on_host=True):
+            assert device.is_host or part.pinned
     alive: list[Buffer] = []  # Copies are issued and not awaited.
     for turn in range(3):
         for prompt in (1, 2):
@@ -39,22 +49,26 @@ def serve(
     request = claimed(manager, [prompt] * NUM_TOKENS)
     (inputs,) = manager.fetch([request])
     hit = request.tokens.processed_length
+    pools = [inputs.blocks, *inputs[4:]]
     for column, page in enumerate(pages(manager, request)):
-        place = inputs.blocks[slice(page, page + 1), :, :, :, :, :]
-        wanted = contents(prompt, column, place)
-        if column < hit // PAGE_SIZE:
-            found = place.copy().to_numpy()
-            np.testing.assert_array_equal(found, wanted)
-        else:
-            alive.append(Buffer.from_numpy(wanted).to(place.device))
-            place.inplace_copy_from(alive[-1])
+        for pool in pools:
+            place = pool[slice(page, page + 1), :, :, :, :, :]
+            wanted = contents(prompt, column, place)
+            if column < hit // PAGE_SIZE:
+                found = place.copy().to_numpy()
+                np.testing.assert_array_equal(found, wanted)
+            else:
+                alive.append(Buffer.from_numpy(wanted).to(place.device))
+                place.inplace_copy_from(alive[-1])
     request.update(7)
     manager.step([request])
     manager.release(request.request_id)
     return hit
 
 
-def contents(prompt: int, column: int, like: Any) -> np.ndarray:
+def contents(prompt: int, column: int, like: Buffer) -> np.ndarray:
+    """Returns numbers that no other page has; of 8 bits, that few have."""
     count = int(np.prod(like.shape))
     first = (prompt * NUM_PAGES + column) * count
-    return np.arange(first, first + count, dtype=np.float32).reshape(like.shape)
+    numbers = np.arange(first, first + count) * 7 // 5
+    return numbers.astype(like.dtype.to_numpy()).reshape(like.shape)

@@ -1,6 +1,6 @@
 """Small managers, and requests that go through them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,15 +20,14 @@ def make(
     max_seq_len: int = 256,
     caching: bool = True,
     host_pages: int = 0,
+    kind: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> PagedKVCacheManager:
-    params = with_host(
-        KVCacheParams(
-            "float32", 2, 8, enable_prefix_caching=caching, page_size=page_size
-        ),
-        host_pages,
-        num_layers=3,
+    params = KVCacheParams(
+        "float32", 2, 8, enable_prefix_caching=caching, page_size=page_size
     )
+    params = replace(params, **(kind or {}))
+    params = with_host(params, host_pages, num_layers=3)
     arguments: dict[str, Any] = {
         "num_layers": 3,
         "devices": [HOST],
@@ -51,6 +50,7 @@ def make_replicas(
     max_seq_len: int = 256,
     caching: bool = True,
     host_pages: int = 0,
+    kind: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> PagedKVCacheManager:
     """A manager of logical replicas on the CPU, `num_pages` pages each."""
@@ -63,6 +63,7 @@ def make_replicas(
         n_devices=replicas * shards,
         data_parallel_degree=replicas,
     )
+    params = replace(params, **(kind or {}))
     params = with_host(params, host_pages, num_layers=3)
     arguments: dict[str, Any] = {
         "num_layers": 3,
