@@ -205,8 +205,8 @@ struct PagedKVCache[
         assert (
             0 <= batch_idx < Int(self.lookup_table.dim[0]())
         ), "batch_idx out of range"
-        assert (
-            0 <= column < Int(self.lookup_table.dim[1]())
+        assert column < Int(
+            self.lookup_table.dim[1]()
         ), "token beyond the lookup table"
         var row = batch_idx * Int(self.lookup_table.layout.stride[0]().value())
         var page = Int(self.lookup_table.ptr[unsafe_offset=row + column])
@@ -218,6 +218,7 @@ struct PagedKVCache[
         self, batch_idx: Int, head_idx: Int, tok_idx: Int, head_dim_idx: Int
     ) -> Int:
         """Returns an element's offset from the start of the view."""
+        assert tok_idx >= 0, "token before the sequence"
         var column, slot = Self.page_layout.locate(tok_idx)
         var stride = Int(self.blocks.layout.stride[0]().value())
         return Self.page_layout.offset(
@@ -357,12 +358,11 @@ struct PagedKVCache[
         Preconditions:
             `head_dim_idx + width` must not exceed the head size.
         """
+        var offset = self._offset(bs, head_idx, tok_idx, head_dim_idx)
         assert (
             head_dim_idx + width <= Self.kv_params.head_size
         ), "load crosses the end of the head"
-        return self.blocks.ptr.unsafe_load[width=width](
-            self._offset(bs, head_idx, tok_idx, head_dim_idx)
-        )
+        return self.blocks.ptr.unsafe_load[width=width](offset)
 
     @always_inline
     def load[
@@ -529,12 +529,11 @@ struct PagedKVCache[
         Preconditions:
             `head_dim_idx + width` must not exceed the head size.
         """
+        var offset = self._offset(bs, head_idx, tok_idx, head_dim_idx)
         assert (
             head_dim_idx + Int(width) <= Self.kv_params.head_size
         ), "store crosses the end of the head"
-        self.blocks.ptr.unsafe_store(
-            self._offset(bs, head_idx, tok_idx, head_dim_idx), val
-        )
+        self.blocks.ptr.unsafe_store(offset, val)
 
     @always_inline
     def block_paged_ptr[

@@ -8,6 +8,7 @@ from max.driver import Buffer
 from max.dtype import DType
 
 from kernels.batch import REGIMES, batches, page_pairs, regimes, row_offsets
+from kernels.canary import check_canary
 from kernels.checks import (
     check_attention,
     check_copy_pages,
@@ -74,6 +75,10 @@ def test_copy_pages_equals_reference(
     kernels: Kernels, pairs: np.ndarray, seed: int
 ) -> None:
     check_copy_pages(kernels, pairs, seed=seed)
+
+
+def test_memory_that_nobody_wrote_reaches_no_output(kernels: Kernels) -> None:
+    check_canary(kernels)
 
 
 def test_increment_adds_each_sequence_its_own_tokens(

@@ -1,4 +1,5 @@
 from kv_cache.types import KVCacheStaticParams
+from std.ffi import external_call
 from std.testing import TestSuite, assert_equal, assert_false, assert_true
 
 from kvcache import PagedKVCacheCollection
@@ -232,6 +233,50 @@ def test_offsets_pass_32_bits() raises:
     assert_equal((Int(last) - Int(pool)) // 2, 8_388_607_999)
     assert_equal(values.row_idx(0, 255), UInt32(99 * 40960 + 255))
     _ = (lengths^, table^, base^)
+
+
+def test_elements_past_32_bits_are_loaded_and_stored() raises:
+    # Of 17 GB that are asked for, only the pages that are touched are there.
+    comptime Wide = PagedKVCacheCollection[
+        DType.float32, KVCacheStaticParams(num_heads=8, head_size=256), 256
+    ]
+    comptime page_elements = 2 * 256 * 8 * 256
+    comptime far = (1 << 32) // page_elements
+    comptime bytes = (far + 2) * page_elements * 4
+    comptime read_and_write = Int32(3)
+    comptime private_anonymous_unreserved = Int32(0x4022)
+    var memory = external_call["mmap", Pointer[Float32, MutUntrackedOrigin]](
+        Int(0),
+        bytes,
+        read_and_write,
+        private_anonymous_unreserved,
+        Int32(-1),
+        Int(0),
+    )
+    assert_true(Int(memory) != -1)
+    var lengths: List[UInt32] = [0]
+    # 32-bit offsets take the second column's page for the first's.
+    var table: List[UInt32] = [0, UInt32(far)]
+    var collection = Wide(
+        memory,
+        num_pages=far + 2,
+        num_layers=1,
+        cache_lengths=lengths_tensor(lengths.unsafe_ptr(), 1),
+        lookup_table=lookup_table_tensor(table.unsafe_ptr(), 1, 2),
+        max_seq_length=1,
+        max_cache_length=512,
+    )
+    var values = collection.get_value_cache(0)
+    values.store(0, 7, 256, 252, SIMD[DType.float32, 4](1, 2, 3, 4))
+    assert_equal(
+        values.load[4](0, 7, 256, 252), SIMD[DType.float32, 4](1, 2, 3, 4)
+    )
+    assert_equal(values.block_paged_ptr[1](0, 256, 7, 255)[unsafe_offset=0], 4)
+    var row = Int(values.row_idx(0, 256)) * 8 * 256
+    assert_equal(values.blocks.ptr[unsafe_offset=row + 8 * 256 - 1], 4)
+    assert_equal(values.load[4](0, 7, 0, 252), SIMD[DType.float32, 4](0))
+    _ = external_call["munmap", Int32](memory, bytes)
+    _ = (lengths^, table^)
 
 
 def main() raises:
