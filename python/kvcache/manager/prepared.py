@@ -1,7 +1,8 @@
 """A batch of requests, verified and ready to take pages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress, count
 from operator import ge, gt, is_, lt, sub
 from typing import Any
 
@@ -21,6 +22,7 @@ from kvcache.request import (
     chunked_of,
     lengths_of,
     places_of,
+    starts_of,
     windows_of,
 )
 from kvcache.spec import pages_for
@@ -53,11 +55,15 @@ class Met:
     starts: list[int] = field(default_factory=list)
     """Windows' beginnings that were found to fit what is held."""
     covered: list[int] = field(default_factory=list)
-    """Tokens that were computed or fetched to be, as the claims had it."""
+    """Tokens, at most, that the claims have as computed or fetched to be."""
     is_counted: bool = False
     """Whether every prompt token is in the metrics."""
     reserved: tuple[list[int], int] | None = None
     """Windows' ends and steps that there are pages for."""
+    num_tokens: int = -1
+    """All their tokens, as the last step found them; -1 if it did not count."""
+    capacities: list[int] = field(default_factory=list)
+    """Tokens, at least, that each one's pages take."""
     due: list[int] = field(default_factory=list)
     """Tokens, at least, that let each request's next page be full."""
     _tokens: list[TokenSequence] | None = None
@@ -80,19 +86,46 @@ class Met:
             self._tokens = tokens
         return self._tokens
 
+    def processed(self) -> list[int]:
+        """Returns how many tokens of each request are computed.
+
+        Raises:
+            RequestStateError: If they do not fit what is held for one.
+        """
+        starts = starts_of(self.tokens())
+        self.verify(starts)
+        return starts
+
+    def computed(self, rows: list[int], starts: list[int]) -> Batch:
+        """Returns what the core is told of requests with full pages."""
+        tokens = [self.contexts[row].tokens for row in rows]
+        return Batch(
+            seqs=self.seqs[rows],
+            processed=counts([starts[row] for row in rows]),
+            active=counts([1] * len(rows)),
+            tokens=_Ids(tokens),
+            places=places_of(tokens),
+        )
+
+    def lacking(self, lasts: list[int]) -> list[int]:
+        """Returns the rows whose pages do not take so many tokens."""
+        if not self.capacities:
+            self.capacities = [claim.capacity for claim in self.claims]
+        known, rows = self.capacities, []
+        for row in _rows_where(map(gt, lasts, known)):
+            known[row] = self.claims[row].capacity
+            if lasts[row] > known[row]:
+                rows.append(row)
+        return rows
+
     def full(self, starts: list[int], page_size: int) -> list[int]:
         """Returns the rows that have a full page more than is committed."""
         if not self.due:
             self.due = [c.num_committed + page_size for c in self.claims]
-        is_due = list(map(ge, starts, self.due))
-        if True not in is_due:
-            return []
         return [
             row
-            for row, (is_full, claim) in enumerate(
-                zip(is_due, self.claims, strict=True)
-            )
-            if is_full and starts[row] >= claim.num_committed + page_size
+            for row in _rows_where(map(ge, starts, self.due))
+            if starts[row] >= self.claims[row].num_committed + page_size
         ]
 
     def commit(self, rows: list[int], starts: list[int], size: int) -> None:
@@ -139,7 +172,10 @@ class Met:
     def cover(self, lasts: list[int]) -> None:
         """Notes up to where the requests were fetched to be computed."""
         cover(self.claims, lasts)
-        self.covered = [claim.num_covered for claim in self.claims]
+        if self.starts == self.covered:  # A window ends behind its beginning.
+            self.covered = lasts
+        else:
+            self.covered = [claim.num_covered for claim in self.claims]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,6 +200,7 @@ class Prepared:
         tokens = met.tokens()
         starts, ends = windows_of(tokens)
         met.verify(starts)
+        met.num_tokens = -1
         return cls(met, tokens, starts, ends, num_steps)
 
     @property
@@ -185,13 +222,11 @@ class Prepared:
         """
         if self.is_reserved:
             return None
-        capacities = [claim.capacity for claim in self.met.claims]
-        lacks = list(map(gt, self.lasts, capacities))
-        if may_hit:
-            lacks = self._or_may_hit(lacks)
-        if True not in lacks:
+        rows = self.met.lacking(self.lasts)
+        if may_hit and not self._is_decoding:
+            rows = self._or_may_hit(rows)
+        if not rows:
             return None
-        rows = [row for row, is_lacking in enumerate(lacks) if is_lacking]
         return Prepared(
             self.met.part(rows),
             [self.tokens[row] for row in rows],
@@ -219,17 +254,6 @@ class Prepared:
             ],
         )
 
-    def computed(self, rows: list[int]) -> Batch:
-        """Returns what the core is told of requests with full pages."""
-        tokens = [self.tokens[row] for row in rows]
-        return Batch(
-            seqs=self.met.seqs[rows],
-            processed=counts([self.starts[row] for row in rows]),
-            active=counts([1] * len(rows)),
-            tokens=_Ids(tokens),
-            places=places_of(tokens),
-        )
-
     def check_lengths(self, *, max_seq_len: int, core: CacheCore) -> None:
         """Verifies that each request fits the longest sequence and the pool.
 
@@ -242,7 +266,9 @@ class Prepared:
             raise RequestStateError(
                 f"wanted at least 1 step, got num_steps={self.num_steps}"
             )
-        longest = max(lengths_of(self.tokens), default=0) + self.num_steps - 1
+        lengths = lengths_of(self.tokens)
+        self.met.num_tokens = sum(lengths)
+        longest = max(lengths, default=0) + self.num_steps - 1
         if longest > max_seq_len:
             raise SequenceTooLongError(
                 f"wanted at most {max_seq_len} tokens in a request, got "
@@ -252,14 +278,22 @@ class Prepared:
         if wanted > core.num_pages:
             raise RequestTooLargeError(wanted=wanted, free=core.num_pages)
 
-    def _or_may_hit(self, lacks: list[bool]) -> list[bool]:
+    @property
+    def _is_decoding(self) -> bool:
+        """Whether each request computes one token, and has none behind it."""
+        end = sum(self.ends)
+        num_active = end - sum(self.starts)
+        return num_active == len(self.ends) and end == self.met.num_tokens
+
+    def _or_may_hit(self, lacking: list[int]) -> list[int]:
         """Adds the rows that compute more than their last token."""
-        chunked = chunked_of(self.tokens)
-        num_active = sum(self.ends) - sum(self.starts)
-        if num_active == len(lacks) and True not in chunked:
-            return lacks  # Each computes its last token.
-        rows = zip(lacks, self.starts, self.ends, chunked, strict=True)
-        return [
-            is_lacking or end - start > 1 or is_chunked
-            for is_lacking, start, end, is_chunked in rows
-        ]
+        chunked, rows = chunked_of(self.tokens), set(lacking)
+        windows = zip(self.starts, self.ends, chunked, strict=True)
+        for row, (start, end, is_chunked) in enumerate(windows):
+            if end - start > 1 or is_chunked:
+                rows.add(row)
+        return sorted(rows)
+
+
+def _rows_where(is_so: Iterable[bool]) -> list[int]:
+    return list(compress(count(), is_so))

@@ -206,16 +206,15 @@ class Replica(MaxReplica):
             UnknownRequestError: If a request is not claimed.
             RequestStateError: If its tokens do not fit what it holds.
         """
-        Prepared.of(self.claims.meet(contexts))
+        self.claims.meet(contexts).processed()
 
     def commit(self, contexts: Sequence[RequestContext]) -> None:
         """Makes the full pages of processed tokens findable."""
-        batch = Prepared.of(self.claims.meet(contexts))
-        if self.core.enable_prefix_caching:
-            size, met = self.core.page_size, batch.met
-            if rows := met.full(batch.starts, size):
-                self.core.commit(batch.computed(rows))
-                met.commit(rows, batch.starts, size)
+        met, size = self.claims.meet(contexts), self.core.page_size
+        starts = met.processed()
+        if self.core.enable_prefix_caching and (rows := met.full(starts, size)):
+            self.core.commit(met.computed(rows, starts))
+            met.commit(rows, starts, size)
         self.verify()
 
     def forget_cached(self) -> None:
@@ -251,14 +250,15 @@ class Replica(MaxReplica):
             num_steps=batch.num_steps,
             min_partial=self.min_partial,
         )
-        self._settle(batch, hits)
-        size, further = self.core.page_size, batch.num_steps - 1
-        for claim, context in zip(
-            batch.met.claims, batch.met.contexts, strict=True
-        ):
-            last = context.tokens.current_position + further
+        size, lasts = self.core.page_size, batch.lasts
+        has_hits = bool(hits.any())
+        if has_hits:
+            self._settle(batch, hits)
+            ends = windows_of(batch.tokens)[1]
+            lasts = [end + batch.num_steps - 1 for end in ends]
+        for claim, last in zip(batch.met.claims, lasts, strict=True):
             claim.capacity = max(claim.capacity, pages_for(last, size) * size)
-        return bool(hits.any())
+        return has_hits
 
     def _offer(self, context: RequestContext, claim: Claim) -> Offer | None:
         """Finds what another replica holds of a request and this one not."""

@@ -40,14 +40,19 @@ def step_tables(
         num_steps: How often the model runs.
     """
     begin, end = _lengths(starts), _lengths(ends)
-    num_pages = -(-(end.astype(np.int64) + num_steps - 1) // core.page_size)
+    longest, size = int(end.max(initial=0)), core.page_size
+    num_pages = (end.astype(np.int64) + (num_steps + size - 2)) // size
     columns = padded_columns(int(num_pages.max(initial=0)))
     lookup_table = np.full((len(seqs), columns), core.num_pages, np.uint32)
     core.fill(seqs, num_pages, lookup_table)
-    longest = int(end.max(initial=0))
-    max_lengths = np.ones((num_steps, 2), np.uint32)
-    max_lengths[0, 0] = (end - begin).max(initial=0)
-    max_lengths[:, 1] = np.arange(longest, longest + num_steps)
+    active = int((end - begin).max(initial=0))
+    max_lengths = np.array(
+        [
+            [active if step == 0 else 1, longest + step]
+            for step in range(num_steps)
+        ],
+        np.uint32,
+    )
     return StepTables(
         cache_lengths=begin,
         lookup_table=lookup_table,

@@ -8,6 +8,7 @@ from kvcache.request.tokens import (
     chunked_of,
     lengths_of,
     places_of,
+    starts_of,
     windows_of,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "lengths_of",
     "places_of",
     "request_id_of",
+    "starts_of",
     "windows_of",
 ]

@@ -86,6 +86,16 @@ class Tokens:
         Appending takes amortised constant time.
     """
 
+    __slots__ = (
+        "_address",
+        "_array",
+        "_is_chunked",
+        "_num_tokens",
+        "_prompt_length",
+        "_window_end",
+        "_window_start",
+    )
+
     def __init__(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> None:
         """Starts with every token active and none processed."""
         array = np.asarray(tokens)
@@ -251,15 +261,19 @@ def windows_of(
     """Returns where each sequence's active tokens begin and end."""
     own = cast("Sequence[Tokens]", tokens)
     try:
-        return (
-            [each._window_start for each in own],  # noqa: SLF001  (slots of `Tokens`)
-            [each._window_end for each in own],  # noqa: SLF001  (slots of `Tokens`)
-        )
+        ends = [each._window_end for each in own]  # noqa: SLF001  (slots of `Tokens`)
     except AttributeError:
-        return (
-            [each.processed_length for each in tokens],
-            [each.current_position for each in tokens],
-        )
+        ends = [each.current_position for each in tokens]
+    return starts_of(tokens), ends
+
+
+def starts_of(tokens: Sequence[TokenSequence]) -> list[int]:
+    """Returns where each sequence's active tokens begin."""
+    own = cast("Sequence[Tokens]", tokens)
+    try:
+        return [each._window_start for each in own]  # noqa: SLF001  (slots of `Tokens`)
+    except AttributeError:
+        return [each.processed_length for each in tokens]
 
 
 def lengths_of(tokens: Sequence[TokenSequence]) -> list[int]:
