@@ -104,7 +104,7 @@ def llama_graph(
     """Builds the graph of one step.
 
     Inputs: `tokens` int64 `[total_tokens]`, `input_row_offsets` uint32
-    `[batch_size + 1]`, the four of the cache and, with `sampling`,
+    `[batch_size + 1]`, those of the cache and, with `sampling`,
     `temperature` float32, `top_k` int64, `top_p` float32 and `seed` uint64,
     `[batch_size]` each. Outputs: `next_tokens` int64 `[batch_size]` and, with
     `return_logits`, `logits` float32 `[batch_size, vocab_size]`.
@@ -112,7 +112,8 @@ def llama_graph(
     Args:
         config: The model's sizes.
         cache: The types of the cache's inputs. Keys and values are kept in its
-            dtype; everything else is computed in float32.
+            dtype; attention takes its `row_dtype`, and everything else is
+            computed in float32. Quantised tokens have scales of their own.
         sampling: Whether to sample; else the best token is taken.
         return_logits: Whether the logits are an output too.
         name: The graph's name; each in a module has its own.
@@ -141,14 +142,17 @@ def llama_graph(
         module=module,
     ) as graph:
         tokens, offsets, *rest = graph.inputs
+        size = len(cache)
         decoder = _Decoder(config, cache, name=name)
         logits = decoder.logits(
             tokens.tensor,
             offsets.tensor,
-            cache_ops.CacheInputs.of(rest[:4]),
+            cache_ops.CacheInputs.of(rest[:size]),
         )
         if sampling:
-            next_tokens = _sample(logits, *(value.tensor for value in rest[4:]))
+            next_tokens = _sample(
+                logits, *(value.tensor for value in rest[size:])
+            )
         else:
             next_tokens = ops.argmax(logits, axis=-1)
         next_tokens = ops.cast(next_tokens, DType.int64).reshape(["batch_size"])
@@ -193,8 +197,7 @@ class _Decoder:
                 block,
                 hidden,
                 offsets,
-                cache.kv_blocks,
-                *cache.tables,
+                *cache.values,
                 freqs,
                 ops.constant(layer, DType.uint32, DeviceRef.CPU()),
                 *(
@@ -234,13 +237,14 @@ class _Decoder:
             custom_extensions=[cache_ops.precompiled_package()],
         ) as block:
             hidden, offsets, *rest = block.inputs
-            freqs, layer, *weights = (value.tensor for value in rest[4:])
+            size = len(self._cache_types)
+            freqs, layer, *weights = (value.tensor for value in rest[size:])
             named = dict(zip(shapes, weights, strict=True))
             block.output(
                 self._layer(
                     hidden.tensor,
                     offsets.tensor,
-                    cache_ops.CacheInputs.of(rest[:4]),
+                    cache_ops.CacheInputs.of(rest[:size]),
                     freqs=freqs,
                     layer=layer,
                     weights=named,
@@ -263,7 +267,7 @@ class _Decoder:
         normed = ops.rms_norm(
             hidden, weights["input_norm"], config.rms_norm_eps
         )
-        qkv = ops.cast(normed @ weights["qkv"], cache.kv_blocks.dtype)
+        qkv = ops.cast(normed @ weights["qkv"], self._cache_types.row_dtype)
         queries = cache_ops.rope_store(cache, qkv, freqs, offsets, layer=layer)
         mixed = cache_ops.attention(
             cache, queries, offsets, layer=layer, scale=config.head_dim**-0.5

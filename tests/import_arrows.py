@@ -19,6 +19,7 @@ PYTHON_LAYERS = (
     {"graphs"},
     {"ops"},
     {"cache_inputs", "core", "metrics", "model", "resets"},
+    {"cache_types"},
     {"mojo_sources", "request"},
     {"cache_folder", "extension_build", "spec"},
     {"quantization"},
@@ -74,7 +75,14 @@ KVCORE_LAYERS = (
     {"memory"},
 )
 
-MAY_IMPORT_MAX = {"cache_inputs", "graphs", "manager", "ops", "serve.runner"}
+MAY_IMPORT_MAX = {
+    "cache_inputs",
+    "cache_types",
+    "graphs",
+    "manager",
+    "ops",
+    "serve.runner",
+}
 """Units, and modules of units, that may import MAX."""
 
 MAY_IMPORT_TORCH: set[str] = set()

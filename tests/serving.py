@@ -40,6 +40,7 @@ class Setting:
     """How requests are served; a test changes one thing from the base."""
 
     page_size: int = 16
+    kv_dtype: str = "float32"
     prefix_cache: bool = True
     num_steps: int = 8
     chunk_size: int = 256
@@ -49,7 +50,7 @@ class Setting:
 
 
 class Served:
-    """One model behind graphs that are compiled once per page size.
+    """One model behind graphs that are compiled once per page size and type.
 
     Args:
         model: The weights.
@@ -68,7 +69,7 @@ class Served:
         self.has_all_outputs = has_all_outputs
         self.device = device or CPU()
         self.session = InferenceSession(devices=[self.device])
-        self.compiled: dict[int, CompiledLlama] = {}
+        self.compiled: dict[tuple[int, str], CompiledLlama] = {}
 
     def loop(self, setting: Setting) -> ServingLoop:
         """Returns a fresh loop on a fresh pool."""
@@ -77,6 +78,7 @@ class Served:
             config,
             page_size=setting.page_size,
             prefix_cache=setting.prefix_cache,
+            kv_dtype=setting.kv_dtype,
         )
         manager = PagedKVCacheManager(
             params,
@@ -90,8 +92,9 @@ class Served:
             page_size=setting.page_size,
             enable_runtime_checks=True,
         )
-        if setting.page_size not in self.compiled:
-            self.compiled[setting.page_size] = CompiledLlama(
+        kind = setting.page_size, setting.kv_dtype
+        if kind not in self.compiled:
+            self.compiled[kind] = CompiledLlama(
                 self.model,
                 params,
                 device=self.device,
@@ -99,7 +102,7 @@ class Served:
                 samples=self.has_all_outputs,
                 return_logits=self.has_all_outputs,
             )
-        runner = LlamaRunner(self.compiled[setting.page_size], manager)
+        runner = LlamaRunner(self.compiled[kind], manager)
         limits = ScheduleLimits(
             max_batch_tokens=512,
             chunk_size=setting.chunk_size,

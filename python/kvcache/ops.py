@@ -18,13 +18,12 @@ from max.graph import (
     ops,
 )
 
-from kvcache.cache_inputs import (
+from kvcache.cache_inputs import CacheInputs, static_dim
+from kvcache.cache_types import (
     DTYPES,
     PAGE_SIZES,
-    CacheInputs,
     CacheInputTypes,
     check_one_of,
-    static_dim,
 )
 from kvcache.mojo_sources import precompiled_package
 from kvcache.quantization import Granularity

@@ -11,7 +11,7 @@ QUANTIZED_DTYPES = ("float8_e4m3fn", "float8_e5m2", "int8")
 SCALE_BYTES = 4
 """Bytes of a scale: they are float32."""
 
-_SHARED_WIDTH = 8  # Aligned elements that share a scale whatever is chosen.
+_GROUP_SIZES = (8, 16, 32, 64, 128, 256)
 
 
 class Granularity(StrEnum):
@@ -40,14 +40,17 @@ class Quantization:
     has one for all its tokens.
 
     Raises:
-        InvalidParamsError: If the granularity is unknown, or the group size is
-            no power of two from 8 on, or given without `TOKEN`.
+        InvalidParamsError: If the granularity is unknown, or a group size is
+            given without `TOKEN`.
     """
 
     granularity: Granularity = Granularity.TOKEN
     """Which elements share a scale; its name may be given."""
     group_size: int | None = None
-    """Elements of a head that share a scale; by default all of them."""
+    """Elements of a head that share a scale; by default all of them.
+
+    Else it is a power of two from 8 on that divides the head.
+    """
 
     def __post_init__(self) -> None:
         """Keeps the granularity as such and checks the group size."""
@@ -58,17 +61,9 @@ class Quantization:
             )
         chosen = Granularity(self.granularity)
         object.__setattr__(self, "granularity", chosen)
-        size = self.group_size
-        if size is None:
-            return
-        if chosen is not Granularity.TOKEN:
+        if self.group_size is not None and chosen is not Granularity.TOKEN:
             raise InvalidParamsError(
                 f"group_size wants granularity token, got {chosen}"
-            )
-        if size < _SHARED_WIDTH or size & (size - 1):
-            raise InvalidParamsError(
-                f"group_size must be a power of two from {_SHARED_WIDTH} on, "
-                f"got {size}"
             )
 
     def scales_per_page(
@@ -85,16 +80,29 @@ class Quantization:
             How many tokens, heads, and groups of a head have their own.
 
         Raises:
-            InvalidParamsError: If the groups do not divide a head.
+            InvalidParamsError: If a head cannot have such groups.
         """
         if self.granularity is Granularity.TENSOR:
             return 1, 1, 1
         if self.granularity is Granularity.HEAD:
             return 1, num_kv_heads, 1
-        group_size = self.group_size or head_dim
-        if head_dim % group_size:
+        group_size = head_dim if self.group_size is None else self.group_size
+        if group_size not in (wanted := group_sizes(head_dim)):
             raise InvalidParamsError(
-                f"group_size must divide head_dim ({head_dim}), got "
-                f"{group_size}"
+                f"group_size must be one of {wanted} for a head_dim of"
+                f" {head_dim}, got {group_size}"
             )
         return page_size, num_kv_heads, head_dim // group_size
+
+
+def group_sizes(head_dim: int) -> list[int]:
+    """Returns how many elements of a head may share a scale.
+
+    Args:
+        head_dim: Elements per head.
+
+    Returns:
+        The powers of two from 8 on that divide the head, and all of it.
+    """
+    parts = [size for size in _GROUP_SIZES if head_dim % size == 0]
+    return sorted({*parts, head_dim})

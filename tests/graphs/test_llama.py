@@ -110,12 +110,22 @@ def test_greedy_rows_of_a_sampled_batch_stay_greedy(
 class Logits:
     """The logits of a compiled model, on a pool of its own."""
 
-    def __init__(self, served: Served) -> None:
-        served.loop(Setting())  # compiles it
+    def __init__(self, served: Served, kv_dtype: str = "float32") -> None:
+        served.loop(Setting(kv_dtype=kv_dtype))  # compiles it
         self.model = served.model
-        self.graph = served.compiled[16].greedy
+        self.kv_dtype = kv_dtype
+        self.graph = served.compiled[16, kv_dtype].greedy
         config = self.model.config
         self.shape = (2, config.num_layers, 16, config.num_kv_heads, 8)
+
+    def pools(self, num_pages: int) -> list[np.ndarray]:
+        """Returns pages that nobody has written to, and their scales."""
+        shape = num_pages, *self.shape
+        if self.kv_dtype == "float32":
+            return [np.full(shape, np.nan, np.float32)]
+        assert self.kv_dtype == "int8"
+        scales = np.full((*shape[:-1], 1), np.nan, np.float32)
+        return [np.full(shape, -128, np.int8), scales]
 
     def feed(
         self, chunks: list[list[list[int]]], seed: int
@@ -125,7 +135,7 @@ class Logits:
         columns = 1 + sum(max(map(len, c)) for c in chunks) // 16 + 1
         pages = np.random.default_rng(seed).permutation(batch * columns)
         table = pages.astype(np.uint32).reshape(batch, columns)
-        pool = np.full((batch * columns + 1, *self.shape), np.nan, np.float32)
+        pool, *scales = self.pools(batch * columns + 1)
         lengths = np.zeros(batch, np.uint32)
         for chunk in chunks:
             new = np.array([len(tokens) for tokens in chunk], np.uint32)
@@ -137,6 +147,7 @@ class Logits:
                 lengths,
                 table,
                 np.array(longest, np.uint32),
+                *scales,
             ]
             _, logits = self.graph.execute(*map(Buffer.from_numpy, inputs))
             yield logits.to_numpy()
@@ -170,6 +181,23 @@ def test_logits_equal_the_numpy_model_in_any_chunks(
         for row, reference in enumerate(references):
             expected = reference.feed(fed[row])[-1]
             np.testing.assert_allclose(got[row], expected, atol=2e-3, rtol=1e-3)
+
+
+def test_logits_of_a_quantized_cache_stay_near(served: Served) -> None:
+    logits = Logits(served, "int8")
+    rng = np.random.default_rng(0)
+    chunks = [
+        [rng.integers(0, VOCABULARY, length).tolist() for length in lengths]
+        for lengths in ((40, 3), (1, 30), (1, 1))
+    ]
+    references = [LlamaReference(logits.model) for _ in range(2)]
+    errors, sizes = [], []
+    for fed, got in zip(chunks, logits.feed(chunks, 0), strict=True):
+        for row, reference in enumerate(references):
+            expected = reference.feed(fed[row])[-1]
+            errors.append(got[row] - expected)
+            sizes.append(expected)
+    assert 0 < np.std(errors) < 0.02 * np.std(sizes)
 
 
 def test_cache_that_does_not_fit_the_model_is_refused() -> None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvcache.model import load_model
@@ -94,6 +95,35 @@ def test_mtbench_answers_in_every_combination(
     record_property: Callable[[str, object], None],
 ) -> None:
     check_answers(served, mtbench, setting, record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kv_dtype", "share"),
+    [("int8", 0.75), ("float8_e4m3fn", 0.7), ("float8_e5m2", 0.4)],
+)
+def test_quantized_caches_keep_most_of_the_mtbench_answers(
+    served: Served,
+    mtbench: list[Recorded],
+    kv_dtype: str,
+    share: float,
+    record_property: Callable[[str, object], None],
+) -> None:
+    requests, _ = served.serve(mtbench, Setting(kv_dtype=kv_dtype))
+    kept = sum(
+        same_tokens(wanted.output, request.output_ids)
+        for wanted, request in zip(mtbench, requests, strict=True)
+    )
+    total = sum(len(wanted.output) for wanted in mtbench)
+    record_property("kept", kept / total)
+    print(f"{kv_dtype}: {kept} of {total} tokens before the first difference")
+    assert kept >= share * total
+
+
+def same_tokens(wanted: list[int], got: list[int]) -> int:
+    """Returns how many tokens come before the first that differs."""
+    differ = np.flatnonzero(np.array(got) != np.array(wanted))
+    return int(differ[0]) if differ.size else len(wanted)
 
 
 def check_answers(

@@ -71,6 +71,7 @@ def test_wrong_command_line_is_status_2(
     ("option", "value"),
     [
         ("--device", "tpu"),
+        ("--kv-dtype", "uint8"),
         ("--max-pages", "0"),
         ("--max-pages", "many"),
         ("--max-new-tokens", "0"),

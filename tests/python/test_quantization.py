@@ -1,13 +1,24 @@
 """Which scales pages have, what they weigh, and what is refused."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from max.dtype import DType
+from max.graph import DeviceRef
 
 from kvcache import KVCacheParams
+from kvcache.cache_types import POOL_DTYPES, CacheInputTypes
+from kvcache.cli.options import KVDtype
 from kvcache.errors import InvalidParamsError
 from kvcache.manager.sizing import CacheSizing
-from kvcache.quantization import Granularity, Quantization
+from kvcache.quantization import (
+    QUANTIZED_DTYPES,
+    Granularity,
+    Quantization,
+    group_sizes,
+)
+from kvcache.serve.engine import cache_params
 
 
 def params(quantization: Quantization | None, **changes: Any) -> KVCacheParams:
@@ -108,8 +119,6 @@ def test_sizing_counts_whole_pages(quantization: Quantization | None) -> None:
             {"granularity": "page"},
             "granularity must be one of tensor, head, token, got 'page'",
         ),
-        ({"group_size": 4}, "must be a power of two from 8 on, got 4"),
-        ({"group_size": 24}, "must be a power of two from 8 on, got 24"),
         (
             {"granularity": "head", "group_size": 8},
             "group_size wants granularity token, got head",
@@ -130,7 +139,7 @@ def test_bad_quantization_is_refused(
         ({"dtype": "uint8"}, "wants a dtype of .*int8, got uint8"),
         ({"dtype": "float8_e4m3fnuz"}, "got float8_e4m3fnuz"),
         ({"is_mla": True}, "pages of keys and values, got is_mla=True"),
-        ({"head_dim": 40}, r"group_size must divide head_dim \(40\), got 32"),
+        ({"head_dim": 40}, r"one of \[8, 40\] for a head_dim of 40, got 32"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(
@@ -138,3 +147,50 @@ def test_parameters_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(InvalidParamsError, match=message):
         params(GROUPS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "sizes"),
+    [
+        (8, [8]),
+        (40, [8, 40]),
+        (64, [8, 16, 32, 64]),
+        (192, [8, 16, 32, 64, 192]),
+    ],
+)
+def test_groups_are_powers_of_two_or_the_whole_head(
+    head_dim: int, sizes: list[int]
+) -> None:
+    assert group_sizes(head_dim) == sizes
+    for size in range(-1, head_dim + 9):
+        groups = Quantization(group_size=size)
+        if size in sizes:
+            ours = params(groups, head_dim=head_dim)
+            assert ours.scales_per_page(groups, 1)[2] == head_dim // size
+        else:
+            with pytest.raises(InvalidParamsError, match=f"got {size}$"):
+                params(groups, head_dim=head_dim)
+
+
+@pytest.mark.parametrize("kv_dtype", list(KVDtype))
+def test_options_name_what_the_kernels_take(kv_dtype: KVDtype) -> None:
+    config = SimpleNamespace(num_kv_heads=4, head_dim=64)
+    ours = cache_params(config, kv_dtype=kv_dtype.value)  # type: ignore[arg-type]
+    assert ours.dtype == kv_dtype.value
+    is_quantized = ours.dtype in QUANTIZED_DTYPES
+    assert (ours.quantization is None) != is_quantized
+    types = CacheInputTypes(
+        dtype=DType[ours.dtype],
+        num_layers=1,
+        page_size=16,
+        num_kv_heads=4,
+        head_dim=64,
+        device=DeviceRef.CPU(),
+        quantization=ours.quantization,
+        compute_dtype=DType.float32 if is_quantized else None,
+    )
+    assert len(types) == 4 + is_quantized
+
+
+def test_every_type_of_the_kernels_is_an_option() -> None:
+    assert {each.value for each in KVDtype} == {t.name for t in POOL_DTYPES}

@@ -50,6 +50,7 @@ def open_loop(
         model.config,
         page_size=cache.page_size,
         prefix_cache=cache.prefix_cache,
+        kv_dtype=cache.kv_dtype.value,
     )
     page_bytes = params.bytes_per_page(model.config.num_layers)
     num_pages = cache.max_pages or pages_for(num_tokens, cache.page_size)

@@ -20,6 +20,17 @@ class DeviceKind(StrEnum):
     GPU = "gpu"
 
 
+class KVDtype(StrEnum):
+    """The element types of keys and values that the model's graphs take."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    FLOAT8_E4M3FN = "float8_e4m3fn"
+    FLOAT8_E5M2 = "float8_e5m2"
+
+
 def _size(text: str) -> int:
     try:
         return parse_size(text)
@@ -60,6 +71,14 @@ KVMemory = Annotated[
 ]
 Device = Annotated[
     DeviceKind, typer.Option(help="Where the model and its cache are.")
+]
+KVDtypeOption = Annotated[
+    KVDtype,
+    typer.Option(
+        "--kv-dtype",
+        help="What keys and values are kept in; of 8 bits, with a scale for"
+        " each token's head.",
+    ),
 ]
 MaxNewTokens = Annotated[
     int, typer.Option(min=1, metavar="N", help="Tokens in one answer.")
@@ -123,6 +142,8 @@ class CacheOptions:
     """Bytes of the cache, in place of `max_pages`."""
     prefix_cache: bool
     """Whether requests share the pages of equal prefixes."""
+    kv_dtype: KVDtype = KVDtype.FLOAT32
+    """What keys and values are kept in."""
 
     def __post_init__(self) -> None:
         """Refuses two answers to one question."""

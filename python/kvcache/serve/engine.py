@@ -5,6 +5,7 @@ import os
 from kvcache.errors import InsufficientMemoryError
 from kvcache.manager import PagedKVCacheManager
 from kvcache.model import LlamaConfig, LlamaModel
+from kvcache.quantization import QUANTIZED_DTYPES, Quantization
 from kvcache.serve.loop import ServingLoop
 from kvcache.serve.plan import ScheduleLimits
 from kvcache.serve.runner import (
@@ -19,7 +20,11 @@ _LIMITS = ScheduleLimits()
 
 
 def cache_params(
-    config: LlamaConfig, *, page_size: int = 16, prefix_cache: bool = True
+    config: LlamaConfig,
+    *,
+    page_size: int = 16,
+    prefix_cache: bool = True,
+    kv_dtype: str = "float32",
 ) -> KVCacheParams:
     """Returns the shape of a model's cache.
 
@@ -27,9 +32,16 @@ def cache_params(
         config: The model's sizes.
         page_size: Tokens per page.
         prefix_cache: Whether requests share the pages of equal prefixes.
+        kv_dtype: The element type of keys and values, by name. Of types of 8
+            bits, each token's heads have scales of their own.
+
+    Raises:
+        InvalidParamsError: If there is no such type.
     """
+    is_quantized = kv_dtype in QUANTIZED_DTYPES
     return KVCacheParams(
-        dtype="float32",
+        dtype=kv_dtype,
+        quantization=Quantization() if is_quantized else None,
         n_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         enable_prefix_caching=prefix_cache,

@@ -103,6 +103,8 @@ class CompiledLlama:
             num_kv_heads=params.n_kv_heads_per_device,
             head_dim=params.head_dim,
             device=DeviceRef.from_device(device),
+            quantization=params.quantization,
+            compute_dtype=DType.float32 if params.quantization else None,
         )
         self._models = self._load(GREEDY, *([SAMPLER] if samples else []))
 

@@ -1,0 +1,206 @@
+"""The types of the graph inputs that describe a cache."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from max.dtype import DType
+from max.graph import BufferType, DeviceRef, TensorType
+
+from kvcache.quantization import (
+    QUANTIZED_DTYPES,
+    Granularity,
+    Quantization,
+)
+
+PAGE_SIZES = (16, 32, 64, 128, 256)
+"""The page sizes, in tokens, that the kernels take."""
+
+DTYPES = (DType.float32, DType.bfloat16, DType.float16)
+"""The types that the kernels compute in: those of queries and of new rows."""
+
+POOL_DTYPES = (*DTYPES, *(DType[name] for name in QUANTIZED_DTYPES))
+"""The types of a pool's elements."""
+
+MIN_HEAD_DIM = 8
+MAX_HEAD_DIM = 256
+
+_CPU = DeviceRef.CPU()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheInputTypes:
+    """The types of the graph inputs that describe the cache.
+
+    Iterates in the order of `PagedKVCacheManager.fetch`: four, and the pool of
+    scales if the cache is quantised.
+
+    Args:
+        dtype: The element type of the pool.
+        num_layers: Layers in the pool.
+        page_size: Tokens per page.
+        num_kv_heads: Key-value heads on this device.
+        head_dim: Elements per head.
+        device: Where the pool is.
+        quantization: Which elements share a scale; for types of 8 bits, and
+            for no others.
+        compute_dtype: The type of queries and of new rows; that of the pool
+            unless the cache is quantised.
+
+    Raises:
+        ValueError: If a size or a dtype is one that the kernels do not take,
+            or `quantization` or `compute_dtype` do not fit the dtype.
+    """
+
+    dtype: DType
+    num_layers: int
+    page_size: int
+    num_kv_heads: int
+    head_dim: int
+    device: DeviceRef
+    quantization: Quantization | None = None
+    compute_dtype: DType | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of("dtype", self.dtype, POOL_DTYPES)
+        self._check_quantization()
+        if self.page_size not in PAGE_SIZES:
+            raise ValueError(
+                f"page_size must be one of {PAGE_SIZES}, got {self.page_size}"
+            )
+        if self.head_dim not in range(MIN_HEAD_DIM, MAX_HEAD_DIM + 1, 8):
+            raise ValueError(
+                f"head_dim must be a multiple of 8 from {MIN_HEAD_DIM} to"
+                f" {MAX_HEAD_DIM}, got {self.head_dim}"
+            )
+        for name in ("num_layers", "num_kv_heads"):
+            if (value := getattr(self, name)) <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.quantization is not None:
+            self._scales_per_page(self.quantization)
+
+    def _check_quantization(self) -> None:
+        """Refuses scales or types that do not fit the pool's type."""
+        if self.dtype in DTYPES:
+            if self.quantization is not None:
+                raise ValueError(
+                    f"quantization must be None for {self.dtype.name}, got "
+                    f"{self.quantization}"
+                )
+            if self.compute_dtype not in {None, self.dtype}:
+                raise ValueError(
+                    f"compute_dtype must be {self.dtype.name}, got "
+                    f"{self.compute_dtype}"
+                )
+            return
+        if self.quantization is None:
+            raise ValueError(f"{self.dtype.name} wants a quantization")
+        check_one_of("compute_dtype", self.compute_dtype, DTYPES)
+
+    def _scales_per_page(
+        self, quantization: Quantization
+    ) -> tuple[int, int, int]:
+        return quantization.scales_per_page(
+            page_size=self.page_size,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+        )
+
+    @property
+    def row_dtype(self) -> DType:
+        """The type of queries and of new rows."""
+        return self.compute_dtype or self.dtype
+
+    @property
+    def kv_scales(self) -> BufferType | None:
+        """The pool of scales, if the cache is quantised.
+
+        float32 `[total_num_pages, 2, num_layers, slots, heads, groups]`; see
+        `Quantization.scales_per_page` for the last three.
+        """
+        if self.quantization is None:
+            return None
+        shape: tuple[str | int, ...] = (
+            "total_num_pages",
+            2,
+            self.num_layers,
+            *self._scales_per_page(self.quantization),
+        )
+        return BufferType(DType.float32, shape, self.device)
+
+    @property
+    def scales(self) -> TensorType | None:
+        """What a store is given: float32 `[2, heads]` of its layer.
+
+        None where each token has scales of its own, and without quantisation.
+        """
+        pool, quantization = self.kv_scales, self.quantization
+        if pool is None or quantization is None:
+            return None
+        if quantization.granularity is Granularity.TOKEN:
+            return None
+        return TensorType(DType.float32, [2, pool.shape[4]], self.device)
+
+    @property
+    def kv_blocks(self) -> BufferType:
+        """The pool.
+
+        `[total_num_pages, 2, num_layers, page_size, num_kv_heads, head_dim]`,
+        its last page the null page.
+        """
+        shape: tuple[str | int, ...] = (
+            "total_num_pages",
+            2,
+            self.num_layers,
+            self.page_size,
+            self.num_kv_heads,
+            self.head_dim,
+        )
+        return BufferType(self.dtype, shape, self.device)
+
+    @property
+    def cache_lengths(self) -> TensorType:
+        """Tokens cached before this step, uint32 `[batch_size]`."""
+        return TensorType(DType.uint32, ["batch_size"], self.device)
+
+    @property
+    def lookup_table(self) -> TensorType:
+        """Pages of each sequence, uint32 `[batch_size, num_columns]`."""
+        shape = ["batch_size", "num_columns"]
+        return TensorType(DType.uint32, shape, self.device)
+
+    @property
+    def max_lengths(self) -> TensorType:
+        """Longest lengths of each step, uint32 `[steps_remaining, 2]`."""
+        shape: list[str | int] = ["steps_remaining", 2]
+        return TensorType(DType.uint32, shape, _CPU)
+
+    def __iter__(self) -> Iterator[BufferType | TensorType]:
+        """Yields the types in the order of `fetch`."""
+        yield self.kv_blocks
+        yield self.cache_lengths
+        yield self.lookup_table
+        yield self.max_lengths
+        if self.kv_scales is not None:
+            yield self.kv_scales
+
+    def __len__(self) -> int:
+        """Returns the number of graph inputs."""
+        return 4 if self.quantization is None else 5
+
+
+def check_one_of(
+    name: str, dtype: DType | None, wanted: Sequence[DType]
+) -> None:
+    """Refuses a type.
+
+    Args:
+        name: What has the type.
+        dtype: The type, or none at all.
+        wanted: The types that are taken.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if dtype not in wanted:
+        names = ", ".join(each.name for each in wanted)
+        raise ValueError(f"{name} must be one of {names}, got {dtype}")
