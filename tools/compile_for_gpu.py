@@ -8,6 +8,7 @@ without a compiler, from the folder that `KVCACHE_MEF_FOLDER` names.
 
 import argparse
 import gc
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,19 +19,22 @@ from max.driver import (
     set_virtual_device_count,
     set_virtual_device_target_arch,
 )
-from max.engine import CompiledModel, InferenceSession
+from max.engine import InferenceSession
 from max.engine.api import AssertLevel
-from max.graph import DeviceRef
-from tests.kernels.build import module_of
+from max.graph import DeviceRef, Module
+from tests.kernels import max_attention, programs
+from tests.kernels.build import max_attention_module, module_of
 from tests.kernels.configuration import (
     LARGE_PAGES,
     ONNX_FLOAT32,
-    Configuration,
 )
 from tests.kernels.models import MEF_NAME
 from tests.kernels.quantized_configuration import COMPILED, QUANTIZED
 
 from kvcache.ops import precompiled_package
+
+HOPPER = "sm_90a"
+"""The architecture that all is compiled for."""
 
 FEW = (ONNX_FLOAT32, LARGE_PAGES, *QUANTIZED[:3])
 """Page sizes below and at a GPU block's threads, and each type of 8 bits."""
@@ -39,21 +43,28 @@ FEW = (ONNX_FLOAT32, LARGE_PAGES, *QUANTIZED[:3])
 def virtual_hopper() -> Accelerator:
     """Makes MAX believe in one H100; call before it makes any device."""
     set_virtual_device_api("cuda")
-    set_virtual_device_target_arch("sm_90a")
+    set_virtual_device_target_arch(HOPPER)
     set_virtual_device_count(1)
     set_virtual_cpu_target("x86-64-v3")
     return Accelerator()
 
 
-def compiled(
-    session: InferenceSession, configurations: tuple[Configuration, ...]
-) -> CompiledModel:
-    """Compiles every op for each configuration, asserts on."""
-    session.set_mojo_assert_level(AssertLevel.ALL)
-    return session.compile(
-        module_of(configurations, DeviceRef.GPU()),
-        custom_extensions=[precompiled_package()],
-    )
+def compile_module(
+    session: InferenceSession, module: Module, target: Path | None
+) -> None:
+    """Compiles every graph of a module, asserts on.
+
+    Args:
+        session: Compiles.
+        module: The graphs.
+        target: The file to write, if any.
+    """
+    start = time.perf_counter()
+    model = session.compile(module, custom_extensions=[precompiled_package()])
+    print(f"{time.perf_counter() - start:.1f} s for the module")
+    if target:
+        model.export_mef(target)
+        print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
 def main() -> None:
@@ -61,19 +72,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path)
     folder: Path | None = parser.parse_args().folder
-    configurations = COMPILED if folder else FEW
-    session = InferenceSession(devices=[virtual_hopper()])
-    start = time.perf_counter()
-    kernels = compiled(session, configurations)
-    print(f"{time.perf_counter() - start:.1f} s:", *configurations, sep="\n  ")
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / MEF_NAME
-        kernels.export_mef(path)
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    ours = COMPILED if folder else FEW
+    theirs = max_attention.ON_GPU if folder else max_attention.ON_GPU[:1]
+    device = DeviceRef.GPU()
+    session = InferenceSession(devices=[virtual_hopper()])
+    session.set_mojo_assert_level(AssertLevel.ALL)
+    for module, name in (
+        (module_of(ours, device), MEF_NAME),
+        (max_attention_module(theirs, device), max_attention.MEF_NAME),
+    ):
+        compile_module(session, module, folder / name if folder else None)
     # MAX 26.7 aborts now and then where a session lives until Python's end.
-    del kernels, session
+    del session
     gc.collect()
+    with tempfile.TemporaryDirectory() as temporary:
+        for program in programs.PROGRAMS:
+            where = folder or Path(temporary)
+            print(programs.build(program, where, accelerator=HOPPER))
 
 
 if __name__ == "__main__":

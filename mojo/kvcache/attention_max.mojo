@@ -1,4 +1,12 @@
-"""Causal paged attention by MAX's own kernels, which are given our views."""
+"""Causal paged attention by MAX's own kernels, which are given our views.
+
+On Hopper that is the kernel for prompts alone. Where a tile of keys spans
+several pages, of which a sequence does not have all, that kernel leaves in
+shared memory what was there before and multiplies it by 0, which keeps a NaN a
+NaN. So tiles are made no larger than a page, and the kernel for single tokens,
+whose tiles are set, is not called. Inside a page the same product is formed
+with the slots behind a sequence's last token: they must be finite.
+"""
 
 from kv_cache.types import KVCacheStaticParams
 from layout import ComptimeInt, Coord, TileTensor, row_major
@@ -6,6 +14,7 @@ from max.gpu.host import DeviceContext
 from nn.attention.cpu.mha import flash_attention_kv_cache
 from nn.attention.gpu.mha import flash_attention
 from nn.attention.mha_mask import CausalMask
+from nn.attention.mha_utils import MHAConfig
 
 from .cache import PagedKVCache
 from .max_cache import MaxKVCache
@@ -71,6 +80,20 @@ def attention_max[
             q, offsets, offsets, k, v, CausalMask(), scale, o
         )
     else:
-        flash_attention[ragged=True](
-            o, q, k, v, CausalMask(), offsets, scale, ctx
+        comptime default = MHAConfig[dtype](num_q_heads, kv_params.head_size)
+        comptime config = MHAConfig[dtype](
+            num_q_heads,
+            kv_params.head_size,
+            num_keys_per_block=min(default.block_n(), page_size),
+        )
+        flash_attention[config=config, ragged=True](
+            o,
+            q,
+            k,
+            v,
+            CausalMask(),
+            offsets,
+            scale,
+            ctx,
+            q_max_seq_len=max(2, Int(keys.max_prompt_length())),
         )

@@ -321,8 +321,10 @@ def attention_max(
 ) -> TensorValue:
     """Attends as `attention` does, by the kernels that come with MAX.
 
-    They do so without windows, sinks or caps, and read more than what tokens
-    see: the rest of a sequence's last page must hold numbers that are finite.
+    There are no windows, sinks or caps. On the CPU the pool is float32. On a
+    GPU it is bfloat16, the kernel is the one for prompts, whatever the batch,
+    and it reads a sequence's last page to its end: what is not written there
+    must be finite, as it is in a pool that began as zeros.
 
     Args:
         cache: The cache.
