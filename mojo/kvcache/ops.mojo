@@ -1,8 +1,7 @@
 """Registers the kernels as MAX graph operations.
 
-It picks a kernel for the target and
-does nothing else, as `quantized_ops.mojo` does for quantised pools. Shapes are
-checked before, where the graph is built.
+It picks a kernel for the target and does nothing else, as `quantized_ops.mojo`
+does for quantised pools. Shapes are checked before, where the graph is built.
 """
 
 import extensibility

@@ -205,7 +205,7 @@ COVERING = (
         rules=(CAUSAL, Rules(window=300, sink_tokens=4, has_sinks=True)),
     ),
     Configuration(
-        dtype="bfloat16",
+        dtype="float16",
         page_size=256,
         heads=(2, 1),
         head_dim=192,
