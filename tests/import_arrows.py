@@ -49,6 +49,7 @@ MOJO_LAYERS = (
         "store_quantized_cpu",
         "store_quantized_gpu",
     },
+    {"attention_parts"},
     # What kernels are made of.
     {
         "attention_tile",
@@ -58,9 +59,22 @@ MOJO_LAYERS = (
         "rope_store_quantized",
         "runs",
     },
-    {"attention_inputs", "attention_span", "collection", "rope"},
-    {"quantized_pages"},
-    {"attention_rules", "cache", "parallel", "ragged", "vectors"},
+    {
+        "attention_inputs",
+        "attention_pieces",
+        "attention_units",
+        "collection",
+        "rope",
+    },
+    {"attention_softmax", "quantized_pages"},
+    {
+        "attention_products",
+        "attention_rules",
+        "cache",
+        "parallel",
+        "ragged",
+        "vectors",
+    },
     {"layout", "quantize", "scales", "tensors", "tma"},
 )
 KVCORE_LAYERS = (

@@ -1,16 +1,13 @@
-"""Causal paged attention on the CPU.
-
-A unit of work is a tile of one sequence's new tokens under one key-value head:
-all query heads of the group share the loads of keys and values.
-"""
+"""Causal paged attention on the CPU: units of work, spread over the cores."""
 
 from kv_cache.types import KVCacheStaticParams
 from max.algorithm.backend.cpu.parallelize import sync_parallelize
-from std.math import ceildiv
 
 from .attention_inputs import AttentionInputs
 from .attention_rules import RulesInUse
+from .attention_parts import Parts
 from .attention_tile import Tile
+from .attention_units import Plan
 from .scales import Quantization
 
 
@@ -22,6 +19,7 @@ def attention_cpu[
     rules_in_use: RulesInUse,
     kv_dtype: DType,
     quantization: Quantization,
+    value_dim: Int,
     //,
 ](
     inputs: AttentionInputs[
@@ -32,9 +30,10 @@ def attention_cpu[
         rules_in_use,
         kv_dtype,
         quantization,
+        value_dim,
     ]
 ) raises:
-    """Computes every tile, the tiles spread over the cores.
+    """Computes every unit, then adds up the parts of split contexts.
 
     Parameters:
         dtype: The type of queries and results; sums are float32.
@@ -44,6 +43,7 @@ def attention_cpu[
         rules_in_use: The rules that the kernel is compiled with.
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
+        value_dim: The elements of a value; 0 for as many as a key has.
 
     Args:
         inputs: The tensors.
@@ -51,8 +51,12 @@ def attention_cpu[
     Raises:
         If a task fails.
     """
-    comptime num_kv_heads = kv_params.num_heads
-    comptime tile_tokens = Tile[
+    var plan = Plan[num_q_heads, kv_params.num_heads, kv_params.head_size](
+        inputs.rules, inputs.batch, inputs.keys
+    )
+    if len(plan.units) == 0:
+        return
+    comptime PartsType = Parts[
         dtype=dtype,
         kv_params=kv_params,
         page_size=page_size,
@@ -60,33 +64,27 @@ def attention_cpu[
         rules_in_use=rules_in_use,
         kv_dtype=kv_dtype,
         quantization=quantization,
-    ].tokens
-    var batch = inputs.batch
-    var tiles = List[Int](capacity=Int(batch.batch_size) + 1)
-    tiles.append(0)
-    for seq in range(Int(batch.batch_size)):
-        var rows = batch.start(seq + 1) - batch.start(seq)
-        tiles.append(tiles[seq] + ceildiv(rows, tile_tokens))
-    var num_tiles = tiles[Int(batch.batch_size)]
-    if num_tiles == 0:
-        return
+        value_dim_=value_dim,
+    ]
+    var room = List[Float32](
+        unsafe_uninit_length=plan.num_parts
+        * plan.part_rows
+        * PartsType.row_floats
+    )
+    var parts = PartsType(
+        inputs,
+        room.unsafe_ptr().unsafe_origin_cast[MutUntrackedOrigin](),
+        plan.part_rows,
+    )
 
-    def unit(index: Int) raises {imm}:
-        var tile, head = divmod(index, num_kv_heads)
-        var seq = 0
-        while tiles[seq + 1] <= tile:
-            seq += 1
-        var first = batch.start(seq)
-        var begin = first + (tile - tiles[seq]) * tile_tokens
-        var end = min(begin + tile_tokens, batch.start(seq + 1))
-        var work = Tile(
-            inputs,
-            seq=seq,
-            head=head,
-            first_row=begin,
-            num_tokens=end - begin,
-            position=inputs.keys.cache_length(seq) + begin - first,
-        )
-        work.attend()
+    def work(index: Int) raises {imm}:
+        var tile = Tile(inputs, plan.units[index])
+        tile.attend()
+        if tile.unit.part < 0:
+            tile.write()
+        else:
+            parts.keep(tile)
 
-    sync_parallelize(unit, num_tiles * num_kv_heads)
+    sync_parallelize(work, len(plan.units))
+    parts.write(plan.units)
+    _ = room^

@@ -6,6 +6,7 @@ from .attention_rules import AttentionRules, RulesInUse
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
 from .scales import Quantization
+from .vectors import cpu_width
 
 
 struct AttentionInputs[
@@ -16,6 +17,7 @@ struct AttentionInputs[
     rules_in_use: RulesInUse,
     kv_dtype: DType = dtype,
     quantization: Quantization = Quantization(),
+    value_dim_: Int = 0,
 ](TrivialRegisterPassable):
     """What one layer's attention over a ragged batch reads and writes.
 
@@ -27,6 +29,7 @@ struct AttentionInputs[
         rules_in_use: The rules that the kernel is compiled with.
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
+        value_dim_: The elements of a value; 0 for as many as a key has.
     """
 
     comptime CacheType = PagedKVCache[
@@ -37,14 +40,18 @@ struct AttentionInputs[
     comptime head_dim = Self.kv_params.head_size
     """The elements per head."""
 
+    comptime value_dim = Self.value_dim_ if Self.value_dim_ else Self.head_dim
+    """The leading elements of a value that count: all of them, unless values
+    are parts of the keys."""
+
     comptime group = Self.num_q_heads // Self.kv_params.num_heads
     """The query heads that share a key-value head."""
 
     var output: Pointer[Scalar[Self.dtype], MutUntrackedOrigin]
-    """Receives the result, `[total_tokens, num_q_heads, head_dim]`."""
+    """Receives the result, `[total_tokens, num_q_heads, value_dim]`."""
 
     var queries: Pointer[Scalar[Self.dtype], ImmUntrackedOrigin]
-    """The queries, of the same shape."""
+    """The queries, `[total_tokens, num_q_heads, head_dim]`."""
 
     var keys: Self.CacheType
     """The layer's keys, those of the new tokens included."""
@@ -83,3 +90,44 @@ struct AttentionInputs[
         self.values = values
         self.batch = batch
         self.rules = rules
+
+    @always_inline
+    def element(self, row: Int, head: Int) -> Int:
+        """Returns where a query starts.
+
+        Args:
+            row: The row of the batch.
+            head: The query head.
+
+        Returns:
+            The offset in elements.
+        """
+        return (row * Self.num_q_heads + head) * Self.head_dim
+
+    @always_inline
+    def result(self, row: Int, head: Int) -> Int:
+        """Returns where the result of a query starts.
+
+        Args:
+            row: The row of the batch.
+            head: The query head.
+
+        Returns:
+            The offset in elements.
+        """
+        return (row * Self.num_q_heads + head) * Self.value_dim
+
+    @always_inline
+    def write_row(self, sums: Pointer[Float32, _], weight: Float32, place: Int):
+        """Writes the result of one row.
+
+        Args:
+            sums: The weighted sum of values, `[value_dim]`.
+            weight: The sum of weights.
+            place: Where the result starts, in elements.
+        """
+        comptime width = cpu_width[DType.float32](Self.value_dim)
+        var target = self.output.unsafe_offset(place)
+        comptime for i in range(0, Self.value_dim, width):
+            var result = sums.unsafe_load[width=width](i) / weight
+            target.unsafe_store(i, result.cast[Self.dtype]())

@@ -1,4 +1,4 @@
-"""Causal paged attention of one tile of tokens, on one core.
+"""Causal paged attention of one unit of work, on one core.
 
 The softmax is computed on the fly, a span of keys at a time, so that no row of
 scores is ever held in full.
@@ -9,23 +9,19 @@ See:
 """
 
 from kv_cache.types import KVCacheStaticParams
-from std.math import align_down, align_up, exp
-from std.utils.numerics import neg_inf
+from std.math import align_down, gcd
 
 from .attention_inputs import AttentionInputs
+from .attention_pieces import Pieces
+from .attention_products import BLOCK, add_block, in_blocks, score_block
 from .attention_rules import RulesInUse
-from .attention_span import SpanReader
+from .attention_softmax import SPAN, RunningSoftmax
+from .attention_units import Unit
 from .scales import Quantization
 from .vectors import cpu_width
 
-comptime TILE_ROWS = 32
-"""The rows of queries in a tile: tokens times the heads of a group."""
-
-comptime SPAN = 64
-"""The most keys that are scored before their values are read."""
-
-comptime BLOCK = 4
-"""The rows and the keys that one step of the score loop holds in registers."""
+comptime VALUES = 8
+"""The values that are added at once."""
 
 
 struct Tile[
@@ -36,11 +32,13 @@ struct Tile[
     rules_in_use: RulesInUse,
     kv_dtype: DType,
     quantization: Quantization,
+    value_dim_: Int,
     //,
 ]:
-    """A tile of tokens of one sequence under one key-value head.
+    """What a unit holds while it goes through its part of the context.
 
-    Row `r` of the tile is query head `r % group` of token `r // group`.
+    Row `r` of a head is query head `r % group` of token `r // group`. All rows
+    of a head come before those of the next.
 
     Parameters:
         dtype: The type of queries and results.
@@ -50,6 +48,7 @@ struct Tile[
         rules_in_use: The rules that the kernel is compiled with.
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
+        value_dim_: The elements of a value; 0 for as many as a key has.
     """
 
     comptime Call = AttentionInputs[
@@ -60,6 +59,7 @@ struct Tile[
         Self.rules_in_use,
         Self.kv_dtype,
         Self.quantization,
+        Self.value_dim_,
     ]
     """The attention that the tile is a part of."""
 
@@ -69,106 +69,66 @@ struct Tile[
     comptime group = Self.Call.group
     """The query heads that share a key-value head."""
 
-    comptime tokens = max(1, TILE_ROWS // Self.group)
-    """The most tokens in a tile."""
+    comptime Source = Pieces[
+        Self.kv_dtype, Self.kv_params, Self.page_size, Self.quantization
+    ]
+    """Where keys and values come from."""
 
-    comptime span = min(Self.page_size, SPAN)
-    """The keys scored at once; they never cross a page."""
+    comptime value_dim = Self.Call.value_dim
+    """The elements per value."""
 
-    comptime width = cpu_width[DType.float32](Self.head_dim)
+    comptime width = cpu_width[DType.float32](
+        gcd(Self.head_dim, Self.value_dim)
+    )
     """The elements per vector."""
 
-    comptime Vector = SIMD[DType.float32, Self.width]
-    """A piece of a head."""
-
-    comptime Reader = SpanReader[
-        Self.kv_dtype,
-        Self.kv_params,
-        Self.page_size,
-        Self.quantization,
-        Self.span,
-    ]
-    """What reads keys or values."""
-
-    comptime stride = Self.Reader.stride
-    """The elements between two keys of a span."""
+    comptime Softmax = RunningSoftmax[Self.value_dim, Self.width]
+    """The softmax over the tile's rows."""
 
     var call: Self.Call
     """The tensors."""
 
-    var seq: Int
-    """The sequence."""
+    var unit: Unit
+    """Which rows, heads and part of the context."""
 
-    var head: Int
-    """The key-value head."""
+    var rows: Int
+    """The rows of one head."""
 
-    var first_row: Int
-    """The tile's first row of the batch."""
+    var keys: Self.Source
+    """The sequence's keys."""
 
-    var num_tokens: Int
-    """The tokens in the tile."""
-
-    var position: Int
-    """The first token's position in its sequence."""
-
-    var key_reader: Self.Reader
-    """Reads keys."""
-
-    var value_reader: Self.Reader
-    """Reads values."""
+    var values: Self.Source
+    """The sequence's values."""
 
     var queries: List[Float32]
-    """The queries times the scale, `[rows, head_dim]`."""
+    """The queries times the scale, `[heads, rows, head_dim]`."""
 
-    var scores: List[Float32]
-    """One span's scores, then weights, `[rows, span]`."""
+    var softmax: Self.Softmax
+    """The scores of a span and what all spans so far add up to."""
 
-    var sums: List[Float32]
-    """The weighted sums of values so far, `[rows, head_dim]`."""
-
-    var largest: List[Float32]
-    """The largest score so far, `[rows]`."""
-
-    var weight: List[Float32]
-    """The sum of weights so far, `[rows]`."""
-
-    def __init__(
-        out self,
-        call: Self.Call,
-        *,
-        seq: Int,
-        head: Int,
-        first_row: Int,
-        num_tokens: Int,
-        position: Int,
-    ):
-        """Loads the tile's queries.
+    def __init__(out self, call: Self.Call, unit: Unit):
+        """Loads the unit's queries.
 
         Args:
             call: The tensors.
-            seq: The sequence.
-            head: The key-value head.
-            first_row: The tile's first row of the batch.
-            num_tokens: The tokens in the tile.
-            position: The first token's position in its sequence.
+            unit: Which rows, heads and part of the context.
         """
         self.call = call
-        self.seq = seq
-        self.head = head
-        self.first_row = first_row
-        self.num_tokens = num_tokens
-        self.position = position
-        self.key_reader = Self.Reader()
-        self.value_reader = Self.Reader()
-        var rows = num_tokens * Self.group
+        self.unit = unit
+        self.rows = unit.num_tokens * Self.group
+        self.keys = Self.Source(call.keys, seq=unit.seq, head=unit.first_head)
+        self.values = Self.Source(
+            call.values, seq=unit.seq, head=unit.first_head
+        )
+        var rows = self.rows * unit.num_heads
         self.queries = List[Float32](unsafe_uninit_length=rows * Self.head_dim)
-        self.scores = List[Float32](unsafe_uninit_length=rows * Self.span)
-        self.sums = List[Float32](length=rows * Self.head_dim, fill=0)
-        self.largest = List[Float32](unsafe_uninit_length=rows)
-        self.weight = List[Float32](length=rows, fill=call.rules.first_weight())
+        self.softmax = Self.Softmax(rows)
         for row in range(rows):
-            self.largest[row] = call.rules.first_largest(self._head(row))
-            var source = call.queries.unsafe_offset(self._element(row))
+            var head, token = self._head_and_token(row)
+            if unit.begin == 0:
+                self.softmax.largest[row] = call.rules.first_largest(head)
+                self.softmax.weight[row] = call.rules.first_weight()
+            var source = call.queries.unsafe_offset(call.element(token, head))
             comptime for i in range(0, Self.head_dim, Self.width):
                 self.queries.unsafe_ptr().unsafe_store(
                     row * Self.head_dim + i,
@@ -179,199 +139,226 @@ struct Tile[
                 )
 
     @always_inline
-    def _head(self, row: Int) -> Int:
-        """Returns a row's query head."""
-        return self.head * Self.group + row % Self.group
-
-    @always_inline
-    def _element(self, row: Int) -> Int:
-        """Returns where a row's query, and its result, starts."""
-        var token = self.first_row + row // Self.group
-        return (token * Self.num_q_heads + self._head(row)) * Self.head_dim
+    def _head_and_token(self, row: Int) -> Tuple[Int, Int]:
+        """Returns a row's query head and its row in the batch."""
+        var head, rest = divmod(row, self.rows)
+        var token, member = divmod(rest, Self.group)
+        return (
+            (self.unit.first_head + head) * Self.group + member,
+            self.unit.first_row + token,
+        )
 
     def attend(mut self):
-        """Goes through what the tile sees and writes the result."""
-        var rules = self.call.rules
-        var context = self.position + self.num_tokens
+        """Goes through the unit's part of the context."""
+        var begin, end = self.unit.begin, self.unit.end
         comptime if Self.rules_in_use.window:
-            var sink_tokens = rules.num_sink_tokens()
-            var first = max(rules.window_start(self.position), sink_tokens)
-            self._attend_to[in_window=False](0, min(sink_tokens, context))
-            self._attend_to[in_window=True](first, context)
+            var sinks = self.call.rules.num_sink_tokens()
+            var hidden = self.call.rules.num_hidden(self.unit.position)
+            self._attend_to[in_window=False](begin, min(end, sinks))
+            self._attend_to[in_window=True](
+                max(begin, sinks) + hidden, end + hidden
+            )
         else:
-            self._attend_to[in_window=False](0, context)
-        self._write()
+            self._attend_to[in_window=False](begin, end)
 
-    def _attend_to[*, in_window: Bool](mut self, first: Int, context: Int):
-        """Goes through a part of the context span by span."""
-        for start in range(align_down(first, Self.span), context, Self.span):
-            var count = min(Self.span, context - start)
-            var keys = self.key_reader.read(
-                self.call.keys,
-                seq=self.seq,
-                head=self.head,
-                start=start,
-                count=count,
-            )
-            var values = self.value_reader.read(
-                self.call.values,
-                seq=self.seq,
-                head=self.head,
-                start=start,
-                count=count,
-            )
-            self._score(keys, start, count)
-            for row in range(self.num_tokens * Self.group):
-                var begin, end = self._seen[in_window=in_window](
-                    row, start, count
+    def _attend_to[*, in_window: Bool](mut self, first: Int, last: Int):
+        """Goes through consecutive positions span by span."""
+        for start in range(align_down(first, SPAN), last, SPAN):
+            var begin, end = max(0, first - start), min(SPAN, last - start)
+            self._score(start, begin, end, last)
+            for row in range(self.rows):
+                var low, high = self._seen[in_window=in_window](
+                    row, start, begin, end
                 )
-                if begin < end:
-                    self._soften(row, begin, end)
-                    self._add_values(values, row, begin, end)
+                if low < high:
+                    for head in range(self.unit.num_heads):
+                        self.softmax.take(
+                            head * self.rows + row, low, high, self.call.rules
+                        )
+            self._add[in_window=in_window](start, begin, end, last)
 
     @always_inline
     def _seen[
         *, in_window: Bool
-    ](self, row: Int, start: Int, count: Int) -> Tuple[Int, Int]:
+    ](self, row: Int, start: Int, begin: Int, end: Int) -> Tuple[Int, Int]:
         """Returns the first and behind the last of a span's keys to a row."""
         var rules = self.call.rules
-        var position = self.position + row // Self.group
-        var begin = 0
+        var position = self.unit.position + row // Self.group
+        var first = begin
         comptime if in_window:
-            var first = max(
+            var shown = max(
                 rules.window_start(position), rules.num_sink_tokens()
             )
-            begin = max(0, first - start)
-        return begin, min(count, position + 1 - start)
+            first = max(begin, shown - start)
+        return first, min(end, position + 1 - start)
 
-    def _score(
-        mut self,
-        keys: Self.Reader.SpanType,
-        start: Int,
-        count: Int,
-    ):
-        """Multiplies the span's keys with all rows that see any of them."""
-        var rows = self.num_tokens * Self.group
-        var first = max(0, start - self.position) * Self.group
-        var row = first
-        while row + BLOCK <= rows:
-            self._score_rows[BLOCK](keys, row, count)
-            row += BLOCK
-        while row < rows:
-            self._score_rows[1](keys, row, count)
-            row += 1
-
-    @always_inline
-    def _score_rows[
-        num_rows: Int
-    ](mut self, keys: Self.Reader.SpanType, row: Int, count: Int,):
-        """Multiplies the span's keys with a few rows."""
-        var key = 0
-        while key + BLOCK <= count:
-            self._score_block[num_rows, BLOCK](keys, row, key)
-            key += BLOCK
-        while key < count:
-            self._score_block[num_rows, 1](keys, row, key)
-            key += 1
-
-    @always_inline
-    def _score_block[
-        num_rows: Int, num_keys: Int
-    ](mut self, keys: Self.Reader.SpanType, row: Int, key: Int,):
-        """Multiplies a few keys with a few rows, all held in registers."""
-        var products = Array[Self.Vector, num_rows * num_keys](fill=0)
-        var queries = self.queries.unsafe_ptr().unsafe_offset(
-            row * Self.head_dim
-        )
-        var first = keys.unsafe_offset(key * Self.stride)
-        comptime for i in range(0, Self.head_dim, Self.width):
-            comptime for k in range(num_keys):
-                var piece = first.unsafe_load[width=Self.width](
-                    k * Self.stride + i
-                ).cast[DType.float32]()
-                comptime for r in range(num_rows):
-                    products[r * num_keys + k] = piece.fma(
-                        queries.unsafe_load[width=Self.width](
-                            r * Self.head_dim + i
-                        ),
-                        products[r * num_keys + k],
-                    )
-        var scores = self.scores.unsafe_ptr()
-        comptime for r in range(num_rows):
-            comptime for k in range(num_keys):
-                scores[
-                    unsafe_offset=(row + r) * Self.span + key + k
-                ] = products[r * num_keys + k].reduce_add()
-
-    @always_inline
-    def _soften(mut self, row: Int, begin: Int, end: Int):
-        """Turns a row's scores into weights, rescaling what came before."""
-        comptime width = cpu_width[DType.float32](Self.span)
-        comptime Weights = SIMD[DType.float32, width]
-        var scores = self.scores.unsafe_ptr().unsafe_offset(row * Self.span)
-        var first, last = align_down(begin, width), align_up(end, width)
-        comptime if Self.rules_in_use.softcap:
-            for key in range(first, last, width):
-                var score = scores.unsafe_load[width=width](key)
-                scores.unsafe_store(key, self.call.rules.capped(score))
-        for key in range(first, begin):
-            scores[unsafe_offset=key] = neg_inf[DType.float32]()
-        for key in range(end, last):
-            scores[unsafe_offset=key] = neg_inf[DType.float32]()
-        var top = Weights(self.largest[row])
-        for key in range(first, last, width):
-            top = max(top, scores.unsafe_load[width=width](key))
-        var largest = top.reduce_max()
-        var fade = exp(self.largest[row] - largest)
-        var total = Weights(0)
-        for key in range(first, last, width):
-            var weight = exp(scores.unsafe_load[width=width](key) - largest)
-            scores.unsafe_store(key, weight)
-            total += weight
-        self.weight[row] = self.weight[row] * fade + total.reduce_add()
-        self.largest[row] = largest
-        if fade != 1:
-            var sums = self.sums.unsafe_ptr().unsafe_offset(row * Self.head_dim)
-            comptime for i in range(0, Self.head_dim, Self.width):
-                sums.unsafe_store(
-                    i, sums.unsafe_load[width=Self.width](i) * fade
+    def _score(mut self, start: Int, begin: Int, end: Int, context: Int):
+        """Multiplies a span's keys with all rows that see any of them."""
+        var first = max(0, start - self.unit.position) * Self.group
+        for piece in range(
+            align_down(begin, Self.Source.tokens), end, Self.Source.tokens
+        ):
+            var keys = self.keys.read(
+                start + piece,
+                heads=self.unit.num_heads,
+                begin=max(begin - piece, 0),
+                end=min(end - piece, Self.Source.tokens),
+            )
+            var ahead = self.keys.behind(start + piece, context)
+            var key, last = max(begin, piece), min(
+                end, piece + Self.Source.tokens
+            )
+            while key < last:
+                var source = keys.unsafe_offset(
+                    (key - piece) * Self.Source.stride
                 )
+                var count = BLOCK if key + BLOCK <= last else 1
+                for head in range(self.unit.num_heads):
+                    Self.Source.bring_near[Self.head_dim](
+                        ahead,
+                        head=head,
+                        begin=key - piece,
+                        end=key - piece + count,
+                    )
+                    if count == BLOCK:
+                        self._score_keys[BLOCK](source, head, first, key)
+                    else:
+                        self._score_keys[1](source, head, first, key)
+                key += count
 
     @always_inline
-    def _add_values(
+    def _score_keys[
+        num_keys: Int
+    ](mut self, keys: Self.Source.Elements, head: Int, first: Int, key: Int):
+        """Multiplies a few keys with the rows of a head from `first` on."""
+
+        @__parameter
+        @always_inline
+        def score[num_rows: Int](row: Int):
+            var state = head * self.rows + row
+            score_block[
+                rows=num_rows,
+                keys=num_keys,
+                dim=Self.head_dim,
+                width=Self.width,
+                stride=Self.Source.stride,
+                span=SPAN,
+            ](
+                self.queries.unsafe_ptr().unsafe_offset(state * Self.head_dim),
+                keys.unsafe_offset(head * Self.head_dim),
+                self.softmax.scores.unsafe_ptr().unsafe_offset(
+                    state * SPAN + key
+                ),
+            )
+
+        in_blocks[score](first, self.rows)
+
+    def _add[
+        *, in_window: Bool
+    ](mut self, start: Int, begin: Int, end: Int, context: Int):
+        """Adds a span's values to the rows that see them."""
+        for piece in range(
+            align_down(begin, Self.Source.tokens), end, Self.Source.tokens
+        ):
+            var values = self.values.read(
+                start + piece,
+                heads=self.unit.num_heads,
+                begin=max(begin - piece, 0),
+                end=min(end - piece, Self.Source.tokens),
+            )
+            var ahead = self.values.behind(start + piece, context)
+            var last = min(end, piece + Self.Source.tokens)
+            for key in range(max(begin, piece), last, VALUES):
+                for head in range(self.unit.num_heads):
+                    Self.Source.bring_near[Self.value_dim](
+                        ahead,
+                        head=head,
+                        begin=key - piece,
+                        end=min(key + VALUES, last) - piece,
+                    )
+                    self._add_values[in_window=in_window](
+                        values.unsafe_offset(
+                            head * Self.head_dim - piece * Self.Source.stride
+                        ),
+                        head,
+                        start,
+                        key,
+                        min(key + VALUES, last),
+                    )
+
+    @always_inline
+    def _add_values[
+        *, in_window: Bool
+    ](
         mut self,
-        values: Self.Reader.SpanType,
+        values: Self.Source.Elements,
+        head: Int,
+        start: Int,
+        begin: Int,
+        end: Int,
+    ):
+        """Adds a few values to the rows of a head that see them."""
+
+        @__parameter
+        @always_inline
+        def add[num_rows: Int](row: Int):
+            var first, last = self._seen[in_window=in_window](
+                row, start, begin, end
+            )
+            var low, high = self._seen[in_window=in_window](
+                row + num_rows - 1, start, begin, end
+            )
+            if low == first and high == last:
+                self._add_rows[num_rows](values, head, row, first, last)
+                return
+            for single in range(row, row + num_rows):
+                first, last = self._seen[in_window=in_window](
+                    single, start, begin, end
+                )
+                self._add_rows[1](values, head, single, first, last)
+
+        in_blocks[add](0, self.rows)
+
+    @always_inline
+    def _add_rows[
+        num_rows: Int
+    ](
+        mut self,
+        values: Self.Source.Elements,
+        head: Int,
         row: Int,
         begin: Int,
         end: Int,
     ):
-        """Adds the values that a row sees, times their weights."""
-        comptime num_pieces = Self.head_dim // Self.width
-        var weights = self.scores.unsafe_ptr().unsafe_offset(row * Self.span)
-        var sums = self.sums.unsafe_ptr().unsafe_offset(row * Self.head_dim)
-        var pieces = Array[Self.Vector, num_pieces](fill=0)
-        for key in range(begin, end):
-            var weight = Self.Vector(weights[unsafe_offset=key])
-            var value = values.unsafe_offset(key * Self.stride)
-            comptime for i in range(num_pieces):
-                pieces[i] = (
-                    value.unsafe_load[width=Self.width](i * Self.width)
-                    .cast[DType.float32]()
-                    .fma(weight, pieces[i])
-                )
-        comptime for i in range(num_pieces):
-            sums.unsafe_store(
-                i * Self.width,
-                sums.unsafe_load[width=Self.width](i * Self.width) + pieces[i],
+        """Adds values to a few rows that see the same of them."""
+        comptime part = BLOCK * Self.width
+        var state = head * self.rows + row
+        comptime for i in range(0, Self.value_dim, part):
+            add_block[
+                rows=num_rows,
+                pieces=min(part, Self.value_dim - i) // Self.width,
+                dim=Self.value_dim,
+                width=Self.width,
+                stride=Self.Source.stride,
+                span=SPAN,
+            ](
+                self.softmax.scores.unsafe_ptr().unsafe_offset(state * SPAN),
+                values.unsafe_offset(i),
+                self.softmax.sums.unsafe_ptr().unsafe_offset(
+                    state * Self.value_dim + i
+                ),
+                begin,
+                end,
             )
 
-    def _write(self):
+    def write(self):
         """Divides every row by the sum of its weights and stores it."""
-        for row in range(self.num_tokens * Self.group):
-            var target = self.call.output.unsafe_offset(self._element(row))
-            var sums = self.sums.unsafe_ptr().unsafe_offset(row * Self.head_dim)
-            comptime for i in range(0, Self.head_dim, Self.width):
-                var result = (
-                    sums.unsafe_load[width=Self.width](i) / self.weight[row]
-                )
-                target.unsafe_store(i, result.cast[Self.dtype]())
+        for row in range(self.rows * self.unit.num_heads):
+            var head, token = self._head_and_token(row)
+            self.call.write_row(
+                self.softmax.sums.unsafe_ptr().unsafe_offset(
+                    row * Self.value_dim
+                ),
+                self.softmax.weight[row],
+                self.call.result(token, head),
+            )

@@ -1,0 +1,141 @@
+"""The two matrix products of attention, a block of rows and keys at a time.
+
+What a block adds up is held in registers. Sums are float32.
+"""
+
+comptime BLOCK = 4
+"""The rows, and the keys or the vectors of a value, of a block."""
+
+
+@always_inline
+def score_block[
+    dtype: DType,
+    //,
+    *,
+    rows: Int,
+    keys: Int,
+    dim: Int,
+    width: Int,
+    stride: Int,
+    span: Int,
+](
+    queries: Pointer[Float32, _],
+    key: Pointer[Scalar[dtype], _],
+    scores: Pointer[mut=True, Float32, _],
+):
+    """Multiplies a few queries with a few keys.
+
+    Parameters:
+        dtype: The element type of the keys.
+        rows: How many queries.
+        keys: How many keys.
+        dim: The elements of a key and of a query.
+        width: The elements of a vector; it divides `dim`.
+        stride: The elements between two keys.
+        span: The elements between two rows of scores.
+
+    Args:
+        queries: The first query, `[rows, dim]`.
+        key: The first key.
+        scores: Receives the products, `[rows, keys]`.
+    """
+    comptime Vector = SIMD[DType.float32, width]
+    var products = Array[Vector, rows * keys](fill=0)
+    comptime for i in range(0, dim, width):
+        var query = Array[Vector, rows](fill=0)
+        comptime for r in range(rows):
+            query[r] = queries.unsafe_load[width=width](r * dim + i)
+        comptime for k in range(keys):
+            var piece = key.unsafe_load[width=width](k * stride + i).cast[
+                DType.float32
+            ]()
+            comptime for r in range(rows):
+                products[r * keys + k] = piece.fma(
+                    query[r], products[r * keys + k]
+                )
+    comptime for r in range(rows):
+        comptime for k in range(keys):
+            scores[unsafe_offset=r * span + k] = products[
+                r * keys + k
+            ].reduce_add()
+
+
+@always_inline
+def add_block[
+    dtype: DType,
+    //,
+    *,
+    rows: Int,
+    pieces: Int,
+    dim: Int,
+    width: Int,
+    stride: Int,
+    span: Int,
+](
+    weights: Pointer[Float32, _],
+    value: Pointer[Scalar[dtype], _],
+    sums: Pointer[mut=True, Float32, _],
+    begin: Int,
+    end: Int,
+):
+    """Adds a part of a few values to a few rows, times their weights.
+
+    Parameters:
+        dtype: The element type of the values.
+        rows: How many rows.
+        pieces: The vectors of the part.
+        dim: The elements between two rows of sums.
+        width: The elements of a vector.
+        stride: The elements between two values.
+        span: The elements between two rows of weights.
+
+    Args:
+        weights: The weights of the first row.
+        value: The part of the first value.
+        sums: What is added to, `[rows, dim]`.
+        begin: The first value that counts.
+        end: One behind the last value that counts.
+    """
+    comptime Vector = SIMD[DType.float32, width]
+    var added = Array[Vector, rows * pieces](fill=0)
+    for key in range(begin, end):
+        var piece = Array[Vector, pieces](fill=0)
+        comptime for p in range(pieces):
+            piece[p] = value.unsafe_load[width=width](
+                key * stride + p * width
+            ).cast[DType.float32]()
+        comptime for r in range(rows):
+            var weight = Vector(weights[unsafe_offset=r * span + key])
+            comptime for p in range(pieces):
+                added[r * pieces + p] = piece[p].fma(
+                    weight, added[r * pieces + p]
+                )
+    comptime for r in range(rows):
+        comptime for p in range(pieces):
+            var place = r * dim + p * width
+            sums.unsafe_store(
+                place,
+                sums.unsafe_load[width=width](place) + added[r * pieces + p],
+            )
+
+
+@always_inline
+def in_blocks[
+    work: def[num_rows: Int](Int) capturing[_] -> None
+](first: Int, last: Int):
+    """Calls `work` on blocks of `BLOCK` rows and on what is left.
+
+    Parameters:
+        work: Takes the number of rows and the first of them.
+
+    Args:
+        first: The first row.
+        last: One behind the last row.
+    """
+    var row = first
+    while row + BLOCK <= last:
+        work[BLOCK](row)
+        row += BLOCK
+    comptime for num_rows in range(1, BLOCK):
+        if last - row == num_rows:
+            work[num_rows](row)
