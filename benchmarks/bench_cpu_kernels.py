@@ -74,20 +74,20 @@ def decode_rows(options: argparse.Namespace, read_gbps: float) -> Iterator[Row]:
         }
         seconds = measure(runs, options.repeats)
         for who, values in seconds.items():
-            yield row(case, who, values, case.num_bytes, read_gbps)
+            yield row(case, who, values, ceiling_gbps=read_gbps)
 
 
 def row(
     case: cases.Decode,
     who: str,
     seconds: list[float],
-    num_bytes: int,
+    *,
     ceiling_gbps: float,
 ) -> Row:
     """Returns one row: the time of one layer, the median and the spread."""
     calls = case.setting.num_layers
     micros = [1e6 * each / calls for each in seconds]
-    gbps = num_bytes / statistics.median(micros) / 1e3
+    gbps = case.num_bytes / statistics.median(micros) / 1e3
     return {
         "case": str(case),
         "who": who,
@@ -156,8 +156,10 @@ def rows_of_cores(arguments: list[str], num_cores: int) -> list[Row]:
     if len(allowed) < num_cores:
         return []
     run = subprocess.run(
-        [sys.executable, "-m", __spec__.name, *arguments]
-        + ["--cores", str(num_cores)],
+        [
+            *(sys.executable, "-m", __spec__.name, *arguments),
+            *("--cores", str(num_cores)),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
