@@ -259,6 +259,38 @@ struct PagedKVCache[
         return self.null_page() * self.row_pitch() + Self.page_size
 
     @always_inline
+    def token_offset(self, batch_idx: Int, tok_idx: Int) -> Int:
+        """Returns where a token's first head starts, in this view.
+
+        Args:
+            batch_idx: The sequence in `[0, batch_size)`.
+            tok_idx: The token's position in its sequence.
+
+        Returns:
+            The offset in elements from `blocks`; the same for a layer's keys
+            and for its values.
+        """
+        return self._offset(batch_idx, 0, tok_idx, 0)
+
+    @always_inline
+    def token_offset_in(self, page: Int, tok_idx: Int) -> Int:
+        """Returns where a token's first head starts, its page known.
+
+        Args:
+            page: The token's page.
+            tok_idx: The token's position in its sequence.
+
+        Returns:
+            The offset in elements from `blocks`, as `token_offset` gives it.
+        """
+        assert page < self.null_page(), "page out of range"
+        var _, slot = Self.page_layout.locate(tok_idx)
+        var stride = Int(self.blocks.layout.stride[0]().value())
+        return Self.page_layout.offset(
+            page_offset=page * stride, slot=slot, head=0, dim=0
+        )
+
+    @always_inline
     def row_idx(self, batch_idx: UInt32, tok_idx: UInt32) -> UInt32:
         """Returns a token's row in the pool seen as a matrix.
 

@@ -211,9 +211,11 @@ struct CopyPages:
         else:
             copy_pages_gpu[plane_stride](
                 _write(kv_blocks),
+                _write(kv_blocks),
                 _read(pairs),
                 num_pairs=pairs.dim_size(0),
-                num_pages=kv_blocks.dim_size(0) - 1,
+                num_targets=kv_blocks.dim_size(0) - 1,
+                num_sources=kv_blocks.dim_size(0) - 1,
                 page_stride=page_stride,
                 ctx=ctx,
             )

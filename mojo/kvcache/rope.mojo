@@ -24,11 +24,82 @@ struct Rope[head_dim: Int, rope_dim: Int, interleaved: Bool, width: Int]:
     comptime num_chunks = Self.head_dim // 2 // Self.width
     """How many chunks a head has."""
 
+    comptime Angles = SIMD[DType.float32, Self.width]
+    """The cosines, or the sines, of a chunk's pairs."""
+
     @staticmethod
     @always_inline
-    def _turns(chunk: Int) -> Bool:
-        """Returns whether a chunk lies in the rotated part."""
+    def turns(chunk: Int) -> Bool:
+        """Returns whether a chunk lies in the rotated part.
+
+        Args:
+            chunk: The chunk in `[0, num_chunks)`.
+
+        Returns:
+            True if it does.
+        """
         return chunk * Self.width < Self.rope_dim // 2
+
+    @staticmethod
+    @always_inline
+    def places(chunk: Int) -> Tuple[Int, Int]:
+        """Returns where the two vectors of a chunk start in a head.
+
+        Args:
+            chunk: The chunk in `[0, num_chunks)`.
+
+        Returns:
+            The elements, each a multiple of `width`.
+        """
+        var pair = chunk * Self.width
+        comptime if not Self.interleaved:
+            if Self.turns(chunk):
+                return pair, Self.rope_dim // 2 + pair
+        return 2 * pair, 2 * pair + Self.width
+
+    @staticmethod
+    @always_inline
+    def turn[
+        dtype: DType, //
+    ](
+        x: SIMD[dtype, Self.width],
+        y: SIMD[dtype, Self.width],
+        cosine: Self.Angles,
+        sine: Self.Angles,
+    ) -> Tuple[SIMD[dtype, Self.width], SIMD[dtype, Self.width]]:
+        """Turns the pairs of a chunk, computing in float32.
+
+        Parameters:
+            dtype: The element type.
+
+        Args:
+            x: The vector at the first of the chunk's places.
+            y: The vector at the second one.
+            cosine: The cosine of each pair.
+            sine: The sine of each pair.
+
+        Returns:
+            What belongs at the two places.
+        """
+        comptime Vector = SIMD[dtype, Self.width]
+        comptime if Self.interleaved:
+            var even, odd = x.join(y).cast[DType.float32]().deinterleave()
+            var a, b = rebind[Self.Angles](even), rebind[Self.Angles](odd)
+            var turned = (a * cosine - b * sine).interleave(
+                b * cosine + a * sine
+            )
+            return (
+                rebind[Vector](turned.slice[Self.width]().cast[dtype]()),
+                rebind[Vector](
+                    turned.slice[Self.width, offset=Self.width]().cast[dtype]()
+                ),
+            )
+        else:
+            var a, b = x.cast[DType.float32](), y.cast[DType.float32]()
+            return (
+                (a * cosine - b * sine).cast[dtype](),
+                (b * cosine + a * sine).cast[dtype](),
+            )
 
     @staticmethod
     @always_inline
@@ -51,35 +122,18 @@ struct Rope[head_dim: Int, rope_dim: Int, interleaved: Bool, width: Int]:
             freqs: The table's row for the head's position.
             chunk: The chunk in `[0, num_chunks)`.
         """
-        comptime half = Self.rope_dim // 2
-        if not Self._turns(chunk):
+        if not Self.turns(chunk):
             return Self.copy(source, target, chunk)
         var pair = chunk * Self.width
-        var cosine = freqs.unsafe_load[width=Self.width](pair)
-        var sine = freqs.unsafe_load[width=Self.width](half + pair)
-        comptime if Self.interleaved:
-            comptime Half = SIMD[DType.float32, Self.width]
-            var even, odd = (
-                source.unsafe_load[width=2 * Self.width](2 * pair)
-                .cast[DType.float32]()
-                .deinterleave()
-            )
-            var x, y = rebind[Half](even), rebind[Half](odd)
-            var turned = (x * cosine - y * sine).interleave(
-                y * cosine + x * sine
-            )
-            target.unsafe_store(2 * pair, turned.cast[dtype]())
-        else:
-            var x = source.unsafe_load[width=Self.width](pair).cast[
-                DType.float32
-            ]()
-            var y = source.unsafe_load[width=Self.width](half + pair).cast[
-                DType.float32
-            ]()
-            target.unsafe_store(pair, (x * cosine - y * sine).cast[dtype]())
-            target.unsafe_store(
-                half + pair, (y * cosine + x * sine).cast[dtype]()
-            )
+        var first, second = Self.places(chunk)
+        var x, y = Self.turn(
+            source.unsafe_load[width=Self.width](first),
+            source.unsafe_load[width=Self.width](second),
+            freqs.unsafe_load[width=Self.width](pair),
+            freqs.unsafe_load[width=Self.width](Self.rope_dim // 2 + pair),
+        )
+        target.unsafe_store(first, x)
+        target.unsafe_store(second, y)
 
     @staticmethod
     @always_inline

@@ -39,6 +39,9 @@ struct RopeStore[
     comptime num_heads = Self.num_q_heads + 2 * Self.kv_params.num_heads
     """The heads in one row of `qkv`."""
 
+    comptime num_turning_heads = Self.num_q_heads + Self.kv_params.num_heads
+    """The leading heads of a row of `qkv`: those that are rotated."""
+
     comptime head_dim = Self.kv_params.head_size
     """The elements per head."""
 
@@ -110,6 +113,48 @@ struct RopeStore[
         return "RopeStore"
 
     @always_inline
+    def angles(
+        self, position: Int, pair: Int
+    ) -> Pointer[Float32, ImmUntrackedOrigin]:
+        """Returns where the cosine of a pair is; its sine is half a row on.
+
+        Args:
+            position: The row's position in its sequence.
+            pair: The pair of a head that turns.
+
+        Returns:
+            The cosine of that pair, the next pairs' behind it.
+        """
+        assert position < Int(self.num_positions), "position beyond freqs"
+        return self.freqs.unsafe_offset(position * Self.rope_dim + pair)
+
+    @always_inline
+    def target(
+        self, row: Int, token_offset: Int, head: Int
+    ) -> Pointer[Scalar[Self.dtype], MutUntrackedOrigin]:
+        """Returns where a head of one row belongs.
+
+        Args:
+            row: The row of `qkv`.
+            token_offset: Where the row's token lies in the pages, in elements.
+            head: The head in `[0, num_heads)`: queries, keys, then values.
+
+        Returns:
+            The head's first element.
+        """
+        if head < Self.num_q_heads:
+            return self.queries.unsafe_offset(
+                (row * Self.num_q_heads + head) * Self.head_dim
+            )
+        if head < Self.num_turning_heads:
+            return self.keys.blocks.ptr.unsafe_offset(
+                token_offset + (head - Self.num_q_heads) * Self.head_dim
+            )
+        return self.values.blocks.ptr.unsafe_offset(
+            token_offset + (head - Self.num_turning_heads) * Self.head_dim
+        )
+
+    @always_inline
     def move_chunk[
         width: Int
     ](self, row: Int, seq: Int, position: Int, head: Int, chunk: Int):
@@ -128,23 +173,13 @@ struct RopeStore[
         comptime Turn = Rope[
             Self.head_dim, Self.rope_dim, Self.interleaved, width
         ]
-        comptime num_kv_heads = Self.kv_params.num_heads
-        assert position < Int(self.num_positions), "position beyond freqs"
         var source = self.qkv.unsafe_offset(
             (row * Self.num_heads + head) * Self.head_dim
         )
-        var freqs = self.freqs.unsafe_offset(position * Self.rope_dim)
-        var kv_head = head - Self.num_q_heads
-        if kv_head < 0:
-            var target = self.queries.unsafe_offset(
-                (row * Self.num_q_heads + head) * Self.head_dim
-            )
-            Turn.rotate(source, target, freqs, chunk)
-        elif kv_head < num_kv_heads:
-            var target = self.keys.block_paged_ptr[1](seq, position, kv_head)
-            Turn.rotate(source, target, freqs, chunk)
+        var target = self.target(
+            row, self.keys.token_offset(seq, position), head
+        )
+        if head < Self.num_turning_heads:
+            Turn.rotate(source, target, self.angles(position, 0), chunk)
         else:
-            var target = self.values.block_paged_ptr[1](
-                seq, position, kv_head - num_kv_heads
-            )
             Turn.copy(source, target, chunk)

@@ -1,13 +1,19 @@
 """Rotary embedding fused with the store into pages, on a GPU."""
 
 from kv_cache.types import KVCacheStaticParams
-from max.gpu import block_idx, thread_idx
 from max.gpu.host import DeviceContext
-from std.math import ceildiv
-from std.sys import size_of
+from std.sys import align_of, size_of
 
+from .rope import Rope
 from .rope_store import RopeStore
-from .vectors import GPU_VECTOR_BYTES, THREADS, widest_divisor
+from .overlap import (
+    await_kernels_before,
+    load_after_wait,
+    overlapping_launch,
+)
+from .row_share import ROW_THREADS, RowShare
+from .sequence_rows import RowGuess
+from .vectors import GPU_VECTOR_BYTES, widest_divisor
 
 
 def rope_store_kernel[
@@ -21,9 +27,10 @@ def rope_store_kernel[
 ](
     work: RopeStore[
         dtype, kv_params, page_size, num_q_heads, rope_dim, interleaved
-    ]
+    ],
+    total_tokens: Int32,
 ):
-    """Moves one chunk of one head per thread.
+    """Moves one chunk of a head per lane.
 
     Parameters:
         dtype: The element type.
@@ -36,16 +43,38 @@ def rope_store_kernel[
 
     Args:
         work: The tensors of one layer.
+        total_tokens: The rows in `qkv`.
     """
-    comptime num_chunks = work.head_dim // 2 // width
-    var item = Int(block_idx.x) * THREADS + Int(thread_idx.x)
-    var head_of_all, chunk = divmod(item, num_chunks)
-    var row, head = divmod(head_of_all, work.num_heads)
-    if row >= work.batch.num_rows():
+    comptime Turn = Rope[work.head_dim, rope_dim, interleaved, width]
+    comptime align = width * align_of[Scalar[dtype]]()
+    comptime Share = RowShare[work.num_heads * Turn.num_chunks]
+    comptime Guess = RowGuess[
+        dtype, kv_params, page_size, True, Share.is_warp_wide
+    ]
+    await_kernels_before()
+    var row, item = Share.row_and_item()
+    if row >= Int(total_tokens) or item >= Share.num_items:
         return
-    var seq = work.batch.sequence_of(row)
-    var position = work.keys.cache_length(seq) + row - work.batch.start(seq)
-    work.move_chunk[width](row, seq, position, head, chunk)
+    var guess = Guess(work.keys, work.batch, row)
+    var head, chunk = divmod(item, Turn.num_chunks)
+    var first, second = Turn.places(chunk)
+    var source = work.qkv.unsafe_offset(
+        (row * work.num_heads + head) * work.head_dim
+    )
+    var x = load_after_wait[width](source.unsafe_offset(first))
+    var y = load_after_wait[width](source.unsafe_offset(second))
+    var rows = guess.sequence(work.keys, work.batch, row)
+    if not rows.holds(row):
+        return
+    var offset = guess.token_offset(work.keys, rows, row)
+    if head < work.num_turning_heads and Turn.turns(chunk):
+        var angles = work.angles(rows.position(row), chunk * width)
+        var cosine = load_after_wait[width](angles)
+        var sine = load_after_wait[width](angles.unsafe_offset(rope_dim // 2))
+        x, y = Turn.turn(x, y, cosine, sine)
+    var target = work.target(row, offset, head)
+    target.unsafe_store[alignment=align](first, x)
+    target.unsafe_store[alignment=align](second, y)
 
 
 def rope_store_gpu[
@@ -82,10 +111,11 @@ def rope_store_gpu[
         If a task fails.
     """
     comptime width = widest_divisor(
-        work.pairs, GPU_VECTOR_BYTES // 2 // size_of[dtype]()
+        work.pairs, GPU_VECTOR_BYTES // size_of[dtype]()
     )
-    comptime per_row = work.num_heads * (work.head_dim // 2 // width)
-    if total_tokens == 0:
+    comptime num_chunks = work.head_dim // 2 // width
+    comptime Share = RowShare[work.num_heads * num_chunks]
+    if total_tokens == 0 or work.batch.batch_size == 0:
         return
     comptime kernel = rope_store_kernel[
         dtype,
@@ -98,6 +128,8 @@ def rope_store_gpu[
     ]
     ctx.enqueue_function[kernel](
         work,
-        grid_dim=ceildiv(total_tokens * per_row, THREADS),
-        block_dim=THREADS,
+        Int32(total_tokens),
+        grid_dim=Share.num_blocks(total_tokens),
+        block_dim=ROW_THREADS,
+        attributes=overlapping_launch(),
     )

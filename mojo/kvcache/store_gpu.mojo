@@ -1,14 +1,19 @@
 """Stores the keys and values of a ragged batch into pages, on a GPU."""
 
 from kv_cache.types import KVCacheStaticParams
-from max.gpu import block_idx, thread_idx
 from max.gpu.host import DeviceContext
-from std.math import ceildiv
 from std.sys import align_of
 
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
-from .vectors import THREADS, gpu_width
+from .overlap import (
+    await_kernels_before,
+    load_after_wait,
+    overlapping_launch,
+)
+from .row_share import ROW_THREADS, RowShare
+from .sequence_rows import RowGuess
+from .vectors import gpu_width
 
 
 def store_kernel[
@@ -17,10 +22,11 @@ def store_kernel[
     keys: Pointer[Scalar[dtype], ImmUntrackedOrigin],
     values: Pointer[Scalar[dtype], ImmUntrackedOrigin],
     key_cache: PagedKVCache[dtype, kv_params, page_size],
-    value_cache: PagedKVCache[dtype, kv_params, page_size],
+    value_blocks: Pointer[Scalar[dtype], MutUntrackedOrigin],
     batch: RaggedBatch,
+    total_tokens: Int32,
 ):
-    """Moves one vector of a key and of a value per thread.
+    """Moves one vector of a key and of a value per lane.
 
     Parameters:
         dtype: The element type.
@@ -32,25 +38,31 @@ def store_kernel[
         keys: The new keys, `[total_tokens, num_kv_heads, head_dim]`.
         values: The new values, of the same shape.
         key_cache: The layer's keys.
-        value_cache: The layer's values.
+        value_blocks: The layer's values in the first page.
         batch: The rows of each sequence.
+        total_tokens: The rows in `keys`.
     """
     comptime stride = key_cache.page_layout.token_stride
     comptime align = width * align_of[Scalar[dtype]]()
-    var item = Int(block_idx.x) * THREADS + Int(thread_idx.x)
-    var row, vector = divmod(item, stride // width)
-    if row >= batch.num_rows():
+    comptime Share = RowShare[stride // width]
+    comptime Guess = RowGuess[
+        dtype, kv_params, page_size, True, Share.is_warp_wide
+    ]
+    await_kernels_before()
+    var row, vector = Share.row_and_item()
+    if row >= Int(total_tokens) or vector >= Share.num_items:
         return
-    var seq = batch.sequence_of(row)
-    var position = key_cache.cache_length(seq) + row - batch.start(seq)
+    var guess = Guess(key_cache, batch, row)
     var element = vector * width
     var source = row * stride + element
-    key_cache.block_paged_ptr[1](seq, position, 0).unsafe_store[
-        alignment=align
-    ](element, keys.unsafe_load[width=width, alignment=align](source))
-    value_cache.block_paged_ptr[1](seq, position, 0).unsafe_store[
-        alignment=align
-    ](element, values.unsafe_load[width=width, alignment=align](source))
+    var key = load_after_wait[width](keys.unsafe_offset(source))
+    var value = load_after_wait[width](values.unsafe_offset(source))
+    var rows = guess.sequence(key_cache, batch, row)
+    if not rows.holds(row):
+        return
+    var target = guess.token_offset(key_cache, rows, row) + element
+    key_cache.blocks.ptr.unsafe_store[alignment=align](target, key)
+    value_blocks.unsafe_store[alignment=align](target, value)
 
 
 def store_gpu[
@@ -75,7 +87,7 @@ def store_gpu[
         keys: The new keys, `[total_tokens, num_kv_heads, head_dim]`.
         values: The new values, of the same shape.
         key_cache: The layer's keys.
-        value_cache: The layer's values.
+        value_cache: The layer's values, over the same tables.
         batch: The rows of each sequence.
         total_tokens: The rows in `keys`.
         ctx: The GPU's context.
@@ -85,15 +97,18 @@ def store_gpu[
     """
     comptime stride = key_cache.page_layout.token_stride
     comptime width = gpu_width[dtype](stride)
-    if total_tokens == 0:
+    comptime Share = RowShare[stride // width]
+    if total_tokens == 0 or batch.batch_size == 0:
         return
     comptime kernel = store_kernel[dtype, kv_params, page_size, width]
     ctx.enqueue_function[kernel](
         keys,
         values,
         key_cache,
-        value_cache,
+        value_cache.blocks.ptr,
         batch,
-        grid_dim=ceildiv(total_tokens * (stride // width), THREADS),
-        block_dim=THREADS,
+        Int32(total_tokens),
+        grid_dim=Share.num_blocks(total_tokens),
+        block_dim=ROW_THREADS,
+        attributes=overlapping_launch(),
     )
