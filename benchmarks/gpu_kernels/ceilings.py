@@ -1,0 +1,51 @@
+"""What the machine reaches: copies in its memory, and to the host's."""
+
+from collections.abc import Callable
+
+from max.driver import Buffer, Device
+from max.dtype import DType
+
+from benchmarks.gpu_kernels.bench import Bench, Ceilings
+from kvcache.manager.host import host_buffer
+
+DEVICE_BYTES = 2**32
+HOST_BYTES = 2**28
+
+
+def measure_ceilings(device: Device) -> Ceilings:
+    """Returns gigabytes per second by what is done.
+
+    `copy` counts bytes read and bytes written; `read` is there where torch is,
+    whose reductions are tried; `offload` and `onload` are one copy each to and
+    from pinned memory.
+    """
+    bench = Bench({}, device, {})
+    one, other = (
+        Buffer.zeros([DEVICE_BYTES], DType.uint8, device) for _ in "ab"
+    )
+    part = one[slice(0, HOST_BYTES)]
+    pinned = host_buffer([HOST_BYTES], DType.uint8, device)
+    runs: dict[str, tuple[int, Callable[[], object]]] = {
+        "copy": (2 * DEVICE_BYTES, lambda: one.inplace_copy_from(other)),
+        "offload": (HOST_BYTES, lambda: pinned.inplace_copy_from(part)),
+        "onload": (HOST_BYTES, lambda: part.inplace_copy_from(pinned)),
+    }
+    ceilings = {
+        name: num_bytes / bench.device_us(run) / 1e3
+        for name, (num_bytes, run) in runs.items()
+    }
+    if bench.has_torch:
+        ceilings["read"] = DEVICE_BYTES / _read_us(bench, one) / 1e3
+    return ceilings
+
+
+def _read_us(bench: Bench, buffer: Buffer) -> float:
+    """Returns the time of the fastest reduction, in microseconds."""
+    import torch
+
+    whole = torch.from_dlpack(buffer)
+    views = [whole.view(dtype) for dtype in (torch.int32, torch.float32)]
+    return min(
+        bench.torch_us(reduce)
+        for reduce in (views[0].amax, views[1].amax, views[1].sum)
+    )

@@ -1,0 +1,30 @@
+"""The kernel of `TritonStore`; importing it takes Triton."""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def store(  # noqa: PLR0917
+    keys: Any,
+    values: Any,
+    pool: Any,
+    slots: Any,
+    layer_offset: Any,
+    values_offset: Any,
+    page_stride: Any,
+    page_size: tl.constexpr,
+    row: tl.constexpr,
+) -> None:
+    """Moves one token's key and value to the token's slot."""
+    token = tl.program_id(0)
+    elements = tl.arange(0, row)
+    slot = tl.load(slots + token)
+    key = tl.load(keys + token * row + elements)
+    value = tl.load(values + token * row + elements)
+    target = (slot // page_size) * page_stride + layer_offset
+    target += (slot % page_size) * row
+    tl.store(pool + target + elements, key)
+    tl.store(pool + target + values_offset + elements, value)
