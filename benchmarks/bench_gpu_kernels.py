@@ -23,7 +23,7 @@ from max.driver import Accelerator, accelerator_count
 from max.engine import InferenceSession
 from max.graph import Module
 
-from benchmarks.gpu_kernels import ceilings, pages, rope_store, store
+from benchmarks.gpu_kernels import ceilings, host, pages, rope_store, store
 from benchmarks.gpu_kernels.bench import Bench
 from benchmarks.gpu_tests import gpu_name
 from benchmarks.rows import Row, context, write
@@ -33,6 +33,7 @@ SUBJECTS: dict[str, ModuleType] = {
     "store": store,
     "rope_store": rope_store,
     "pages": pages,
+    "host": host,
 }
 """What is measured; each compiles into a file of its own."""
 

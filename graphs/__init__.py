@@ -10,6 +10,7 @@ from kvcache.graphs.increment import (
 )
 from kvcache.graphs.rope_store import rope_store_graph
 from kvcache.graphs.store import store_graph
+from kvcache.graphs.transfer import transfer_pages_graph
 
 __all__ = [
     "attention_graph",
@@ -20,4 +21,5 @@ __all__ = [
     "increment_replicas_graph",
     "rope_store_graph",
     "store_graph",
+    "transfer_pages_graph",
 ]

@@ -34,6 +34,7 @@ from .rope_store_cpu import rope_store_cpu
 from .rope_store_gpu import rope_store_gpu
 from .store_cpu import store_cpu
 from .store_gpu import store_gpu
+from .vectors import GPU_VECTOR_BYTES
 
 
 @extensibility.register("kvcache.store")
@@ -219,6 +220,38 @@ struct CopyPages:
                 page_stride=page_stride,
                 ctx=ctx,
             )
+
+
+@extensibility.register("kvcache.transfer_pages")
+struct TransferPages:
+    """Registers the copy of pages to or from the host's memory as
+    `kvcache.transfer_pages`."""
+
+    @doc_hidden
+    @staticmethod
+    def execute[
+        target: StaticString, to_host: Bool
+    ](
+        pages: MutableInputTensor[dtype=DType.uint8, rank=2, ...],
+        host_pages: MutableInputTensor[dtype=DType.uint8, rank=2, ...],
+        pairs: InputTensor[dtype=DType.uint32, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        comptime assert target != "cpu", "wanted a GPU to move the pages"
+        var to = _write(host_pages) if to_host else _write(pages)
+        var source = _write(pages) if to_host else _write(host_pages)
+        var count = pages.dim_size(0)
+        var host_count = host_pages.dim_size(0)
+        copy_pages_gpu[GPU_VECTOR_BYTES](
+            to,
+            source,
+            _read(pairs),
+            num_pairs=pairs.dim_size(0),
+            num_targets=host_count if to_host else count,
+            num_sources=count if to_host else host_count,
+            page_stride=pages.dim_size(1),
+            ctx=ctx,
+        )
 
 
 @extensibility.register("kvcache.attention")

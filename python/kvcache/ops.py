@@ -39,6 +39,7 @@ __all__ = [
     "precompiled_package",
     "rope_store",
     "store",
+    "transfer_pages",
 ]
 
 _CPU = DeviceRef.CPU()
@@ -233,6 +234,53 @@ def copy_pages(kv_blocks: BufferValue, pairs: TensorValue) -> None:
         device=kv_blocks.device,
         values=[kv_blocks, pairs],
         parameters={"plane_stride": page_size * num_kv_heads * head_dim},
+    )
+
+
+def transfer_pages(
+    pages: BufferValue,
+    host_pages: BufferValue,
+    pairs: TensorValue,
+    *,
+    to_host: bool,
+) -> None:
+    """Copies whole pages between a GPU and pinned memory of the host.
+
+    One kernel reads or writes the host's memory itself, so that many small
+    pages take as long as their bytes do. No page may be written twice.
+
+    Args:
+        pages: Pages of the GPU as bytes, uint8 `[num_pages, page_bytes]`; a
+            page has a multiple of 16 bytes.
+        host_pages: Pages of the host, uint8 `[num_host_pages, page_bytes]`.
+        pairs: Source and target pages, uint32 `[num_pairs, 2]`, on the GPU.
+        to_host: Whether the host's pages are the targets.
+
+    Raises:
+        ValueError: If a shape, dtype or device does not fit.
+    """
+    _check("pairs", pairs, DType.uint32, [2])
+    for name, value in {"pages": pages, "host_pages": host_pages}.items():
+        if value.dtype != DType.uint8 or len(value.shape) != 2:
+            raise ValueError(
+                f"{name} must be uint8 of 2 axes, got {value.dtype.name}"
+                f" {list(value.shape)}"
+            )
+    if pages.shape[1] != host_pages.shape[1]:
+        raise ValueError(
+            f"wanted host_pages of {pages.shape[1]} bytes each, got"
+            f" {host_pages.shape[1]}"
+        )
+    if pages.device.is_cpu() or not host_pages.device.is_cpu():
+        raise ValueError(
+            "wanted pages on a GPU and host_pages on the CPU, got"
+            f" {pages.device} and {host_pages.device}"
+        )
+    ops.inplace_custom(
+        "kvcache.transfer_pages",
+        device=pages.device,
+        values=[pages, host_pages, pairs],
+        parameters={"to_host": to_host},
     )
 
 

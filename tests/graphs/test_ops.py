@@ -10,6 +10,7 @@ from max.graph import BufferType, DeviceRef, Graph, TensorType
 from kvcache import ops
 
 CPU = DeviceRef.CPU()
+GPU = DeviceRef.GPU()
 SIZES: dict[str, Any] = {
     "dtype": DType.float32,
     "num_layers": 2,
@@ -332,3 +333,40 @@ def test_pairs_must_be_pairs(pairs: Any, wanted: str) -> None:
 
     with pytest.raises(ValueError, match=f"pairs {wanted}"):
         build(copy_pages, pairs)
+
+
+@pytest.mark.parametrize(
+    ("pages", "host_pages", "device", "wanted"),
+    [
+        ([DType.int8, 9, 64], [DType.uint8, 9, 64], GPU, "pages must be uint8"),
+        ([DType.uint8, 9], [DType.uint8, 9, 64], GPU, "pages must be uint8"),
+        ([DType.uint8, 9, 64], [DType.uint8, 9], GPU, "host_pages must be"),
+        (
+            [DType.uint8, 9, 64],
+            [DType.uint8, 9, 32],
+            GPU,
+            "wanted host_pages of 64 bytes each, got 32",
+        ),
+        (
+            [DType.uint8, 9, 64],
+            [DType.uint8, 9, 64],
+            CPU,
+            "wanted pages on a GPU and host_pages on the CPU, got cpu",
+        ),
+    ],
+)
+def test_pages_to_transfer_must_fit(
+    pages: Any, host_pages: Any, device: DeviceRef, wanted: str
+) -> None:
+    types = [
+        BufferType(pages[0], pages[1:], device),
+        BufferType(host_pages[0], host_pages[1:], CPU),
+        TensorType(DType.uint32, ["num_pairs", 2], device),
+    ]
+    with Graph("transfer", input_types=types) as graph:
+        one, other, pairs = graph.inputs
+        with pytest.raises(ValueError, match=wanted):
+            ops.transfer_pages(
+                one.buffer, other.buffer, pairs.tensor, to_host=True
+            )
+        graph.output()

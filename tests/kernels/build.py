@@ -18,6 +18,7 @@ from kvcache.graphs import (
     increment_cache_lengths_graph,
     rope_store_graph,
     store_graph,
+    transfer_pages_graph,
 )
 from kvcache.graphs.ragged import row_offsets_type
 from kvcache.ops import CacheInputTypes
@@ -62,6 +63,8 @@ def module_of(
     """
     module = Module()
     increment_cache_lengths_graph(device, module=module)
+    if not device.is_cpu():
+        _add_transfers(module, device)
     _add_store_to_layer(module, cache_types(ONNX_FLOAT32, device))
     for configuration in configurations:
         _add(module, configuration, cache_types(configuration, device))
@@ -127,6 +130,12 @@ def _add(
             name=f"{configuration}_{rotation}",
             module=module,
         )
+
+
+def _add_transfers(module: Module, device: DeviceRef) -> None:
+    """Adds what moves pages to the host and back, under the manager's names."""
+    for name, to_host in (("offload_pages", True), ("onload_pages", False)):
+        transfer_pages_graph(device, to_host=to_host, name=name, module=module)
 
 
 def _add_store_to_layer(module: Module, cache: CacheInputTypes) -> None:

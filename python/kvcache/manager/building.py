@@ -15,6 +15,7 @@ from kvcache.manager.replicas import Replicas
 from kvcache.manager.retention import Clock
 from kvcache.manager.sizing import spread
 from kvcache.manager.taking import PageTaker
+from kvcache.manager.transfer import PageTransfer
 from kvcache.spec import KVCacheParams
 
 
@@ -103,16 +104,23 @@ def build_pools(
 ) -> list[ReplicaPools]:
     """Allocates the pages of each replica on its own run of the devices."""
     each = params.devices_per_replica
+    transfers = {
+        device: PageTransfer.compiled(device)
+        for device in dict.fromkeys(devices)
+        if any(host_shares) and not device.is_host
+    }
+    shares = [devices[i : i + each] for i in range(0, len(devices), each)]
     return [
         ReplicaPools(
             params,
             num_pages,
             num_layers=num_layers,
             page_size=page_size,
-            devices=devices[replica * each : (replica + 1) * each],
+            devices=own,
             num_host_pages=num_host_pages,
+            transfers=[transfers.get(device) for device in own],
         )
-        for replica, num_host_pages in enumerate(host_shares)
+        for own, num_host_pages in zip(shares, host_shares, strict=True)
     ]
 
 

@@ -1,6 +1,7 @@
 """The pages of one replica, on each of its devices."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.moving import Outcome, Run, carry_out, runs
 from kvcache.manager.quantized_inputs import QuantizedKVCacheInputs
 from kvcache.manager.tables import StepTables
+from kvcache.manager.transfer import PageTransfer
 from kvcache.spec import KVCacheParams
 
 
@@ -26,6 +28,7 @@ class DevicePool:
         page_size: Tokens per page.
         device: Where the pages live.
         num_host_pages: Pages that the host keeps for the device.
+        transfer: Moves pages to the host and back; None for one by one.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class DevicePool:
         page_size: int,
         device: Device,
         num_host_pages: int = 0,
+        transfer: PageTransfer | None = None,
     ) -> None:
         """Allocates the pages, those of the device all zeros."""
         self.device = device
@@ -45,6 +49,9 @@ class DevicePool:
             _Store(page, dtype, device, num_pages, num_host_pages)
             for page, dtype in page_parts(params, num_layers, page_size)
         ]
+        self._transfer: PageTransfer | None = None
+        if transfer and all(transfer.takes(x.pages) for x in self._stores):
+            self._transfer = transfer
 
     @property
     def blocks(self) -> Buffer:
@@ -71,6 +78,15 @@ class DevicePool:
         They come after what was issued on the device, and before what is
         issued there later; see `_await_host`.
         """
+        if self._transfer is not None and kind is not Move.COPY:
+            for each in self._stores:
+                self._transfer.copy(
+                    kind,
+                    each.pages,
+                    each.host_pages,
+                    [self._in_own_buffers(kind, run) for run in chosen],
+                )
+            return
         batch_inplace_copy(
             [
                 part
@@ -113,6 +129,12 @@ class DevicePool:
             there.wait_for(here)
         self._await_host()
 
+    def _in_own_buffers(self, kind: Move, run: Run) -> Run:
+        """Returns a run between device and host, host pages from 0 on."""
+        if kind is Move.OFFLOAD:
+            return replace(run, target=run.target - self._num_pages)
+        return replace(run, source=run.source - self._num_pages)
+
     def _await_host(self) -> None:
         """Waits for copies if the pages are on the host.
 
@@ -147,12 +169,15 @@ class _Store:
             shape = (num_host_pages, *page)
             self._host_pages = host_buffer(shape, dtype, device)
 
+    @property
+    def host_pages(self) -> Buffer:
+        """The pages that the host keeps."""
+        assert self._host_pages is not None, "there is no host tier"
+        return self._host_pages
+
     def part(self, begin: int, count: int, is_on_host: bool) -> Buffer:
         """Returns pages that lie side by side."""
-        pages = self.pages
-        if is_on_host:
-            assert self._host_pages is not None, "there is no host tier"
-            pages = self._host_pages
+        pages = self.host_pages if is_on_host else self.pages
         inner = (slice(None),) * (pages.rank - 1)
         return pages[slice(begin, begin + count), *inner]
 
@@ -167,6 +192,7 @@ class ReplicaPools:
         page_size: Tokens per page.
         devices: Where the shares live; one device may hold several.
         num_host_pages: Pages that the host keeps; their numbers follow.
+        transfers: What moves pages between each device and the host.
     """
 
     def __init__(
@@ -178,6 +204,7 @@ class ReplicaPools:
         page_size: int,
         devices: Sequence[Device],
         num_host_pages: int = 0,
+        transfers: Sequence[PageTransfer | None] | None = None,
     ) -> None:
         """Allocates the pages of every share, those of devices all zeros."""
         self.shards = [
@@ -188,8 +215,11 @@ class ReplicaPools:
                 page_size=page_size,
                 device=device,
                 num_host_pages=num_host_pages,
+                transfer=transfer,
             )
-            for device in devices
+            for device, transfer in zip(
+                devices, transfers or [None] * len(devices), strict=True
+            )
         ]
 
     def inputs_of(
