@@ -8,6 +8,7 @@ from kvcache.graphs.increment import (
     increment_cache_lengths_graph,
     increment_replicas_graph,
 )
+from kvcache.graphs.rope_shift import rope_shift_graph
 from kvcache.graphs.rope_store import rope_store_graph
 from kvcache.graphs.store import store_graph
 from kvcache.graphs.transfer import transfer_pages_graph
@@ -19,6 +20,7 @@ __all__ = [
     "gather_graph",
     "increment_cache_lengths_graph",
     "increment_replicas_graph",
+    "rope_shift_graph",
     "rope_store_graph",
     "store_graph",
     "transfer_pages_graph",

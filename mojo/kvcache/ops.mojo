@@ -29,6 +29,9 @@ from .op_tensors import (
     result_pointer as _result,
     write_pointer as _write,
 )
+from .rope_shift import RopeShift
+from .rope_shift_cpu import rope_shift_cpu
+from .rope_shift_gpu import rope_shift_gpu
 from .rope_store import RopeStore
 from .rope_store_cpu import rope_store_cpu
 from .rope_store_gpu import rope_store_gpu
@@ -252,6 +255,57 @@ struct TransferPages:
             page_stride=pages.dim_size(1),
             ctx=ctx,
         )
+
+
+@extensibility.register("kvcache.rope_shift")
+struct RopeShiftOp:
+    """Registers the turn of cached keys as `kvcache.rope_shift`."""
+
+    @doc_hidden
+    @staticmethod
+    def execute[
+        dtype: DType,
+        //,
+        target: StaticString,
+        page_size: Int,
+        num_kv_heads: Int,
+        head_dim: Int,
+        rope_begin: Int,
+        rope_dim: Int,
+        interleaved: Bool,
+    ](
+        kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
+        freqs: InputTensor[dtype=DType.float32, rank=2, ...],
+        shifts: InputTensor[dtype=DType.uint32, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        comptime Work = RopeShift[
+            dtype,
+            page_size,
+            num_kv_heads,
+            head_dim,
+            rope_begin,
+            rope_dim,
+            interleaved,
+        ]
+        var num_layers = kv_blocks.dim_size(2)
+        var work = Work(
+            _write(kv_blocks),
+            _read(freqs),
+            _read(shifts),
+            num_pages=kv_blocks.dim_size(0) - 1,
+            num_rows=freqs.dim_size(0),
+            page_stride=kv_blocks.dim_size(1)
+            * num_layers
+            * Work.Plane.plane_stride,
+        )
+        var num_shifts = shifts.dim_size(0)
+        comptime if target == "cpu":
+            rope_shift_cpu(work, num_shifts=num_shifts, num_layers=num_layers)
+        else:
+            rope_shift_gpu(
+                work, num_shifts=num_shifts, num_layers=num_layers, ctx=ctx
+            )
 
 
 @extensibility.register("kvcache.attention")

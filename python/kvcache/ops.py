@@ -37,6 +37,7 @@ __all__ = [
     "copy_pages",
     "gather",
     "precompiled_package",
+    "rope_shift",
     "rope_store",
     "store",
     "transfer_pages",
@@ -281,6 +282,66 @@ def transfer_pages(
         device=pages.device,
         values=[pages, host_pages, pairs],
         parameters={"to_host": to_host},
+    )
+
+
+def rope_shift(
+    kv_blocks: BufferValue,
+    freqs: TensorValue,
+    shifts: TensorValue,
+    *,
+    interleaved: bool = False,
+    begin: int = 0,
+) -> None:
+    """Turns cached keys on to new positions, in place and in all layers.
+
+    When tokens leave a context, those behind them move up: `copy_pages` and the
+    lookup table move pages, this moves the positions that keys were rotated
+    for. It works on pages, not on sequences: a page that sequences share turns
+    once, and for all of them. No slot may be in two shifts of one call.
+
+    Every call rounds to the element type, and the errors add up: in bfloat16
+    one shift errs by 0.15 % of an element's mean size, 256 by 13 %. So shift
+    rarely and far, by half a context and not token by token.
+
+    Args:
+        kv_blocks: The pool.
+        freqs: Cosines, then sines, of the angles to turn by, float32
+            `[num_rows, rope_dim]`: the angles of a distance in positions, with
+            their sign.
+        shifts: The page, its first slot, one behind its last slot and the row
+            of `freqs`, uint32 `[num_shifts, 4]`.
+        interleaved: Whether a pair are neighbours (GGUF) or half of `rope_dim`
+            apart (Hugging Face), as in `rope_store`.
+        begin: The first of the `rope_dim` elements of a head that turn.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit, or the pool is quantised.
+    """
+    if kv_blocks.dtype not in DTYPES:
+        raise ValueError(f"wanted plain pages, got {kv_blocks.dtype.name}")
+    sizes = [static_dim(kv_blocks, axis) for axis in (3, 4, 5)]
+    page_size, num_kv_heads, head_dim = sizes
+    rope_dim = static_dim(freqs, 1)
+    if begin < 0 or rope_dim not in range(2, head_dim - begin + 1, 2):
+        raise ValueError(
+            "rope_dim must be even and, from begin on, in the head"
+            f" ({head_dim}), got {rope_dim} from {begin} on"
+        )
+    _check("freqs", freqs, DType.float32, [rope_dim])
+    _check("shifts", shifts, DType.uint32, [4])
+    ops.inplace_custom(
+        "kvcache.rope_shift",
+        device=kv_blocks.device,
+        values=[kv_blocks, freqs, shifts],
+        parameters={
+            "page_size": page_size,
+            "num_kv_heads": num_kv_heads,
+            "head_dim": head_dim,
+            "rope_begin": begin,
+            "rope_dim": rope_dim,
+            "interleaved": interleaved,
+        },
     )
 
 

@@ -116,6 +116,21 @@ def rope_store(
     return queries
 
 
+def rope_shift(
+    kv_blocks: Floats,
+    freqs: Floats,  # [num_rows, rope_dim], cosines then sines
+    shifts: Indices,  # [num_shifts, 4]: page, begin, end, row of freqs
+    *,
+    interleaved: bool = False,
+    begin: int = 0,
+) -> None:
+    """Turns keys of all layers once more, in place."""
+    for page, first, last, row in shifts.tolist():
+        for layer, slot in np.ndindex(kv_blocks.shape[2], last - first):
+            keys = kv_blocks[page, 0, layer, first + slot, :, begin:]
+            keys[:] = rope(keys, freqs[row], interleaved=interleaved)
+
+
 def gather(
     kv_blocks: Floats,
     keys: Floats,  # [context_tokens, num_kv_heads, head_dim]

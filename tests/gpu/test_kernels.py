@@ -19,6 +19,7 @@ from kernels.checks import (
 from kernels.configuration import LARGE_PAGES
 from kernels.large_pool import SHAPE, check_large_pool
 from kernels.models import CompiledKernels, Kernels
+from kernels.rope_shift import check_compaction, check_rope_shift
 
 
 @pytest.mark.parametrize("regime", REGIMES)
@@ -49,6 +50,14 @@ def test_rope_store_equals_reference(
     batch = data.draw(batches(kernels.configuration, longest_new=60, far=True))
     for rotation in kernels.configuration.rotations:
         check_rope_store(kernels, batch, rotation)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_rope_shift_equals_reference(kernels: Kernels, seed: int) -> None:
+    for rotation in kernels.configuration.rotations:
+        check_rope_shift(kernels, rotation, seed=seed)
+        check_compaction(kernels, rotation)
 
 
 @given(st.data())

@@ -16,6 +16,7 @@ from kvcache.graphs import (
     copy_pages_graph,
     gather_graph,
     increment_cache_lengths_graph,
+    rope_shift_graph,
     rope_store_graph,
     store_graph,
     transfer_pages_graph,
@@ -130,6 +131,14 @@ def _add(
             name=f"{configuration}_{rotation}",
             module=module,
         )
+        if cache.kv_scales is None:
+            rope_shift_graph(
+                cache,
+                rope_dim=rotation.rope_dim,
+                interleaved=rotation.interleaved,
+                name=f"{configuration}_shift_{rotation}",
+                module=module,
+            )
 
 
 def _add_transfers(module: Module, device: DeviceRef) -> None:

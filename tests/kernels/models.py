@@ -85,6 +85,20 @@ class Kernels:
         )
         return to_array(queries)
 
+    def rope_shift(
+        self,
+        pool: Buffer,
+        freqs: Array,
+        shifts: Indices,
+        *,
+        rotation: Rotation,
+    ) -> None:
+        """Turns keys, in place."""
+        self.run(
+            f"shift_{rotation}",
+            *(pool, to_buffer(freqs, self.device), self.indices(shifts)),
+        )
+
     def gather(
         self,
         pool: Buffer,
