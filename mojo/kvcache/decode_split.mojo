@@ -1,0 +1,276 @@
+"""Which chunks of keys a block of the decode kernel attends to.
+
+The chunks of all sequences, end to end, are split evenly over the blocks: each
+has the same work, whatever the lengths are, and one long sequence fills the
+GPU. A block's share begins and ends anywhere, so that a sequence's chunks may
+lie in the shares of several blocks.
+
+See:
+    [Stream-K](https://arxiv.org/abs/2301.03598), for shares of equal size.
+"""
+
+from max.gpu import lane_id
+from max.gpu.primitives import warp
+from std.math import ceildiv
+
+from .attention_rules import AttentionRules, RulesInUse
+from .decode_shape import CHUNK, LANES
+from .ragged import RaggedBatch
+
+
+@fieldwise_init
+struct Split(TrivialRegisterPassable):
+    """How many chunks there are, and in how many shares."""
+
+    var total: Int
+    """The chunks of all sequences."""
+
+    var shares: Int
+    """The shares, each of at least one chunk."""
+
+    @always_inline
+    def begin(self, share: Int) -> Int:
+        """Returns a share's first chunk.
+
+        Args:
+            share: The share, or the number of shares.
+
+        Returns:
+            The chunk, counted over all sequences.
+        """
+        return self.total * share // self.shares
+
+    @always_inline
+    def share_of(self, chunk: Int) -> Int:
+        """Returns which share a chunk is in.
+
+        Args:
+            chunk: The chunk, counted over all sequences.
+
+        Returns:
+            The share.
+        """
+        return ((chunk + 1) * self.shares - 1) // self.total
+
+
+struct Run[in_use: RulesInUse](TrivialRegisterPassable):
+    """The chunks of one sequence that are in a share.
+
+    Chunks are counted over what the sequence's new token sees; `seen` says
+    where they are.
+
+    Parameters:
+        in_use: The rules of the attention.
+    """
+
+    var lengths: Pointer[UInt32, ImmUntrackedOrigin]
+    """Tokens cached before this step, `[batch_size]`."""
+
+    var batch: RaggedBatch
+    """The rows of each sequence: one new token, or none."""
+
+    var rules: AttentionRules[Self.in_use]
+    """What a query sees."""
+
+    var left: Int
+    """Chunks of the share that are not behind, this run's included."""
+
+    var before: Int
+    """Chunks of the sequences before this one."""
+
+    var seq: Int
+    """The sequence."""
+
+    var context: Int
+    """The sequence's tokens, the new one included."""
+
+    var chunks: Int
+    """The chunks of the sequence."""
+
+    var begin: Int
+    """The run's first chunk."""
+
+    var end: Int
+    """The chunk behind the run's last."""
+
+    def __init__(
+        out self,
+        lengths: Pointer[UInt32, ImmUntrackedOrigin],
+        batch: RaggedBatch,
+        rules: AttentionRules[Self.in_use],
+    ):
+        """Stands nowhere yet.
+
+        Args:
+            lengths: Tokens cached before this step, `[batch_size]`.
+            batch: The rows of each sequence.
+            rules: What a query sees.
+        """
+        self.lengths = lengths
+        self.batch = batch
+        self.rules = rules
+        self.left = 0
+        self.before = 0
+        self.seq = 0
+        self.context = 0
+        self.chunks = 0
+        self.begin = 0
+        self.end = 0
+
+    @always_inline
+    def start(mut self, share: Int, *, most_shares: Int, per_share: Int) -> Split:
+        """Goes to the first run of a share; a whole warp calls it.
+
+        Args:
+            share: The share; beyond the last one there is no run.
+            most_shares: The most shares.
+            per_share: The fewest chunks that are worth a share.
+
+        Returns:
+            How all chunks are split.
+        """
+        var batch_size = Int(self.batch.batch_size)
+        var per_lane = ceildiv(batch_size, LANES)
+        var first = Int(lane_id()) * per_lane
+        var count = 0
+        for seq in range(first, min(batch_size, first + per_lane)):
+            count += self._chunks_of(seq)
+        var before = warp.prefix_sum[exclusive=True](Int32(count))
+        var total = Int(
+            warp.shuffle_idx(before + Int32(count), UInt32(LANES - 1))
+        )
+        var shares = max(1, min(most_shares, total // per_share))
+        var split = Split(total=total, shares=shares)
+        if total > 0 and share < shares:
+            self._find(split, share, before, per_lane)
+        return split
+
+    @always_inline
+    def _find(
+        mut self, split: Split, share: Int, before: Int32, per_lane: Int
+    ):
+        """Finds the sequence in which a share begins."""
+        var start = split.begin(share)
+        # The last lane whose sequences begin at the start or before it.
+        var lane = 0
+        comptime for bit in range(5):
+            var further = lane + (LANES // 2 >> bit)
+            if Int(warp.shuffle_idx(before, UInt32(further))) <= start:
+                lane = further
+        self.before = Int(warp.shuffle_idx(before, UInt32(lane)))
+        self.seq = lane * per_lane
+        self._measure()
+        while self.before + self.chunks <= start:
+            self.before += self.chunks
+            self.seq += 1
+            self._measure()
+        self.left = split.begin(share + 1) - start
+        self.begin = start - self.before
+        self.end = min(self.chunks, self.begin + self.left)
+
+    @always_inline
+    def is_open(self) -> Bool:
+        """Returns whether there is a run, or they are all behind.
+
+        Returns:
+            Whether there is.
+        """
+        return self.left > 0
+
+    @always_inline
+    def is_whole(self) -> Bool:
+        """Returns whether the run has all chunks of its sequence.
+
+        Returns:
+            Whether it has.
+        """
+        return self.begin == 0 and self.end == self.chunks
+
+    @always_inline
+    def next(mut self):
+        """Goes to the share's next run."""
+        self.left -= self.end - self.begin
+        if self.left == 0:
+            return
+        self.before += self.chunks
+        self.begin = 0
+        self.seq += 1
+        self._measure()
+        while self.chunks == 0:
+            self.seq += 1
+            self._measure()
+        self.end = min(self.chunks, self.left)
+
+    @always_inline
+    def seen(self, chunk: Int) -> Int:
+        """Returns the position of a chunk's first key.
+
+        Args:
+            chunk: The chunk.
+
+        Returns:
+            The position, a multiple of the chunk's length.
+        """
+        comptime if Self.in_use.window:
+            if chunk * CHUNK >= self.rules.num_sink_tokens():
+                return (chunk + self._gap(self.context)) * CHUNK
+        return chunk * CHUNK
+
+    @always_inline
+    def sees(self, position: Int) -> Bool:
+        """Returns whether the new token sees a position.
+
+        Args:
+            position: The position.
+
+        Returns:
+            Whether it does.
+        """
+        var is_seen = position < self.context
+        comptime if Self.in_use.window:
+            is_seen = is_seen and (
+                position >= self.rules.window_start(self.context - 1)
+                or position < self.rules.num_sink_tokens()
+            )
+        return is_seen
+
+    @always_inline
+    def sees_chunk(self, position: Int) -> Bool:
+        """Returns whether the new token sees all keys of a chunk.
+
+        Args:
+            position: The position of the chunk's first key.
+
+        Returns:
+            Whether it does.
+        """
+        var is_seen = position + CHUNK <= self.context
+        comptime if Self.in_use.window:
+            is_seen = is_seen and (
+                position >= self.rules.window_start(self.context - 1)
+                or position + CHUNK <= self.rules.num_sink_tokens()
+            )
+        return is_seen
+
+    @always_inline
+    def _gap(self, context: Int) -> Int:
+        """Returns how many whole chunks the new token does not see."""
+        comptime if Self.in_use.window:
+            var first = self.rules.window_start(context - 1) // CHUNK
+            return max(
+                0, first - ceildiv(self.rules.num_sink_tokens(), CHUNK)
+            )
+        return 0
+
+    @always_inline
+    def _chunks_of(self, seq: Int) -> Int:
+        """Returns the chunks that a sequence's new token sees."""
+        if self.batch.start(seq + 1) == self.batch.start(seq):
+            return 0
+        var context = Int(self.lengths[unsafe_offset=seq]) + 1
+        return ceildiv(context, CHUNK) - self._gap(context)
+
+    @always_inline
+    def _measure(mut self):
+        self.chunks = self._chunks_of(self.seq)
+        self.context = Int(self.lengths[unsafe_offset=self.seq]) + 1

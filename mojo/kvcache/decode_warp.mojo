@@ -1,0 +1,424 @@
+"""What a warp of the decode kernel sums up, on the tensor cores.
+
+The keys of a chunk are the rows of a matrix product whose columns are the query
+heads of a group: eight columns hold most groups. The softmax is computed on the
+fly, in powers of two.
+
+See:
+    [Online softmax](https://arxiv.org/abs/1805.02867), for the running
+    maximum, and the PTX manual, for how matrices lie over a warp's lanes.
+"""
+
+from max.gpu import lane_id
+from max.gpu.compute.mma import ld_matrix, mma
+from max.gpu.primitives import warp
+from std.math import exp2
+from std.memory import bitcast
+from std.sys._assembly import inlined_assembly
+from std.utils.numerics import neg_inf
+
+from .codes_gpu import even_odd, halves
+from .decode_call import DecodeCall, Shared
+from .decode_shape import CHUNK, DecodeShape
+from .decode_split import Run
+from .decode_stage import place_of, scales_in
+
+comptime LOG2_E: Float32 = 1.4426950408889634
+"""The binary logarithm of e."""
+
+comptime NOTHING: Float32 = -1e30
+"""Below every score, and finite: the largest score of no keys."""
+
+
+struct WarpSums[shape: DecodeShape]:
+    """A warp's part of one sequence under one key-value head.
+
+    Lane `l` holds the query heads `2 * (l % 4)` and the next of each column.
+
+    Parameters:
+        shape: What the kernel is compiled for.
+    """
+
+    comptime columns = Self.shape.columns()
+    """Tiles of eight query heads."""
+
+    comptime steps = Self.shape.steps()
+    """Tiles of sixteen elements of a head."""
+
+    comptime half = Self.shape.half()
+    """What the tensor cores multiply."""
+
+    comptime Tile = SIMD[DType.float32, 4]
+    """A lane's part of sixteen rows and eight columns."""
+
+    comptime Factor = SIMD[Self.half, 4]
+    """A lane's part of the right factor of a product."""
+
+    var queries: Array[Self.Factor, Self.steps * Self.columns]
+    """The queries of the group."""
+
+    var largest: Array[Float32, 2 * Self.columns]
+    """The largest score so far of each query head, times `LOG2_E`."""
+
+    var weight: Array[Float32, 2 * Self.columns]
+    """The lane's part of the sum of weights so far."""
+
+    var sums: Array[Self.Tile, Self.steps * Self.columns]
+    """The weighted sums of values so far, in units of `unit`."""
+
+    var unit: Float32
+    """The largest scale of a value so far; 1 without quantisation."""
+
+    def __init__(
+        out self, call: DecodeCall[Self.shape], run: Run[Self.shape.rules]
+    ):
+        """Loads the queries.
+
+        Args:
+            call: The tensors.
+            run: The run that is to be summed up.
+        """
+        self.queries = Array[Self.Factor, Self.steps * Self.columns](fill=0)
+        self.largest = Array[Float32, 2 * Self.columns](fill=NOTHING)
+        self.weight = Array[Float32, 2 * Self.columns](fill=0)
+        self.sums = Array[Self.Tile, Self.steps * Self.columns](fill=0)
+        self.unit = 0 if Self.shape.is_quantized() else 1
+        var lane = Int(lane_id())
+        var first = call.first_query(run.seq, call.head())
+        comptime for column in range(Self.columns):
+            var g = min(column * 8 + lane // 4, Self.shape.group() - 1)
+            var query = call.queries.unsafe_offset(first + g * Self.shape.head_dim())
+            comptime for step in range(Self.steps):
+                self.queries[step * Self.columns + column] = _factor[
+                    Self.shape
+                ](query.unsafe_offset(step * 16), lane % 4)
+
+    @always_inline
+    def attend(
+        mut self,
+        call: DecodeCall[Self.shape],
+        run: Run[Self.shape.rules],
+        chunk: Int,
+        stage: Shared[UInt8],
+    ):
+        """Adds a chunk.
+
+        Args:
+            call: The tensors.
+            run: The run that the chunk is in.
+            chunk: The chunk.
+            stage: Where it lies.
+        """
+        var scores = self._score(call, stage)
+        var position = run.seen(chunk)
+        if not run.sees_chunk(position):
+            var row = position + Int(lane_id()) // 4
+            comptime for column in range(Self.columns):
+                comptime for half in range(2):
+                    if not run.sees(row + 8 * half):
+                        scores[column][2 * half] = neg_inf[DType.float32]()
+                        scores[column][2 * half + 1] = neg_inf[DType.float32]()
+        var scales = SIMD[DType.float32, 2](1)
+        var fade = Float32(1)
+        comptime if Self.shape.is_quantized():
+            scales = self._value_scales(stage, fade)
+        var weights = Array[Self.Factor, Self.columns](fill=0)
+        comptime for column in range(Self.columns):
+            self._soften[column](scores[column], fade)
+            var s = scores[column]
+            weights[column] = _transposed(
+                (SIMD[DType.float32, 2](s[0], s[1]) * scales[0]).cast[
+                    Self.half
+                ]()
+            ).join(
+                _transposed(
+                    (SIMD[DType.float32, 2](s[2], s[3]) * scales[1]).cast[
+                        Self.half
+                    ]()
+                )
+            )
+        self._add_values(stage, weights)
+
+    @always_inline
+    def _score(
+        self, call: DecodeCall[Self.shape], stage: Shared[UInt8]
+    ) -> Array[Self.Tile, Self.columns]:
+        """Multiplies a chunk's keys with the queries."""
+        var even = Array[Self.Tile, Self.columns](fill=0)
+        var odd = Array[Self.Tile, Self.columns](fill=0)
+        comptime for step in range(0, Self.steps, 2):
+            var keys = _keys[Self.shape](stage, step)
+            comptime for column in range(Self.columns):
+                comptime first = step * Self.columns + column
+                var sum = even[column]
+                mma(
+                    even[column],
+                    keys.slice[8](),
+                    self.queries[first],
+                    sum,
+                )
+                sum = odd[column]
+                mma(
+                    odd[column],
+                    keys.slice[8, offset=8](),
+                    self.queries[first + Self.columns],
+                    sum,
+                )
+        var factors = Self.Tile(call.rules.scale)
+        comptime if Self.shape.is_quantized():
+            var row = Int(lane_id()) // 4
+            var scales = scales_in[Self.shape](stage)
+            var upper = scales[unsafe_offset=row]
+            var lower = scales[unsafe_offset=row + 8]
+            factors *= Self.Tile(upper, upper, lower, lower)
+        comptime for column in range(Self.columns):
+            even[column] = (
+                call.rules.capped((even[column] + odd[column]) * factors)
+                * LOG2_E
+            )
+        return even^
+
+    @always_inline
+    def _value_scales(
+        mut self, stage: Shared[UInt8], mut fade: Float32
+    ) -> SIMD[DType.float32, 2]:
+        """Returns the scales of the lane's two values, in the new unit.
+
+        Weights times scales must not leave the range of float16.
+        """
+        var row = Int(lane_id()) // 4
+        var scales = scales_in[Self.shape](stage).unsafe_offset(CHUNK)
+        var own = SIMD[DType.float32, 2](
+            scales[unsafe_offset=row], scales[unsafe_offset=row + 8]
+        )
+        var top = _max_of_rows(own.reduce_max())
+        if top > self.unit:
+            fade = self.unit / top
+            self.unit = top
+        return own / self.unit
+
+    @always_inline
+    def _soften[
+        column: Int
+    ](mut self, mut scores: Self.Tile, scale_fade: Float32):
+        """Turns scores into weights, and rescales what came before."""
+        comptime for side in range(2):
+            comptime at = 2 * column + side
+            var top = max(
+                self.largest[at],
+                _max_of_rows(max(scores[side], scores[side + 2])),
+            )
+            var fade = exp2(self.largest[at] - top)
+            self.largest[at] = top
+            scores[side] = exp2(scores[side] - top)
+            scores[side + 2] = exp2(scores[side + 2] - top)
+            self.weight[at] = (
+                self.weight[at] * fade + scores[side] + scores[side + 2]
+            )
+            fade *= scale_fade
+            comptime for step in range(Self.steps):
+                comptime tile = step * Self.columns + column
+                self.sums[tile][side] *= fade
+                self.sums[tile][side + 2] *= fade
+
+    @always_inline
+    def _add_values(
+        mut self,
+        stage: Shared[UInt8],
+        weights: Array[Self.Factor, Self.columns],
+    ):
+        """Adds a chunk's values, times their weights."""
+        var plane = stage.unsafe_offset(Self.shape.plane_bytes())
+        comptime for step in range(0, Self.steps, 2):
+            var values = _values[Self.shape](plane, step)
+            comptime for column in range(Self.columns):
+                comptime first = step * Self.columns + column
+                comptime second = first + Self.columns
+                var sum = self.sums[first]
+                mma(
+                    self.sums[first],
+                    values.slice[8](),
+                    weights[column],
+                    sum,
+                )
+                sum = self.sums[second]
+                mma(
+                    self.sums[second],
+                    values.slice[8, offset=8](),
+                    weights[column],
+                    sum,
+                )
+
+    @always_inline
+    def tell(self, part: Shared[Float32]):
+        """Writes what was summed up.
+
+        Args:
+            part: Receives `part_length` numbers.
+        """
+        var lane = Int(lane_id())
+        var tops = part.unsafe_offset(Self.shape.group() * Self.shape.head_dim())
+        comptime for column in range(Self.columns):
+            comptime for side in range(2):
+                comptime at = 2 * column + side
+                var weight = self.weight[at]
+                weight += warp.shuffle_xor(weight, 4)
+                weight += warp.shuffle_xor(weight, 8)
+                weight += warp.shuffle_xor(weight, 16)
+                var g = column * 8 + lane % 4 * 2 + side
+                if g < Self.shape.group():
+                    if lane < 4:
+                        tops[unsafe_offset=2 * g] = self.largest[at]
+                        tops[unsafe_offset=2 * g + 1] = weight
+                    self._tell_sums[column, side](
+                        part.unsafe_offset(g * Self.shape.head_dim())
+                    )
+
+    @always_inline
+    def _tell_sums[
+        column: Int, side: Int
+    ](self, head: Shared[Float32]):
+        comptime is_quantized = Self.shape.is_quantized()
+        comptime apart = 1 if is_quantized else 8
+        var first = Int(lane_id()) // 4 * (2 if is_quantized else 1)
+        comptime for step in range(Self.steps):
+            var sums = self.sums[step * Self.columns + column] * self.unit
+            var row = head.unsafe_offset(step * 16 + first)
+            row[unsafe_offset=0] = sums[side]
+            row[unsafe_offset=apart] = sums[side + 2]
+
+
+@always_inline
+def _factor[
+    shape: DecodeShape
+](
+    query: Pointer[Scalar[shape.dtype], ImmUntrackedOrigin], lane: Int
+) -> SIMD[shape.half(), 4]:
+    """Returns a lane's part of sixteen elements of a query.
+
+    Codes lie four in a register: with them a lane has four neighbours, in
+    place of two and the two that are eight further.
+    """
+    comptime if shape.is_quantized():
+        return query.unsafe_load[width=4, alignment=8](4 * lane).cast[
+            shape.half()
+        ]()
+    return (
+        query.unsafe_load[width=2, alignment=4](2 * lane)
+        .join(query.unsafe_load[width=2, alignment=4](2 * lane + 8))
+        .cast[shape.half()]()
+    )
+
+
+@always_inline
+def _keys[
+    shape: DecodeShape
+](plane: Shared[UInt8], step: Int) -> SIMD[shape.half(), 16]:
+    """Loads thirty-two elements of a chunk's keys."""
+    var lane = Int(lane_id())
+    var row = lane % 16
+    comptime if shape.is_quantized():
+        var codes = _matrices[False](
+            plane.unsafe_offset(place_of[shape](row, step + lane // 16))
+        )
+        return _key_halves[shape](codes)
+    var first = _matrices[False](
+        plane.unsafe_offset(place_of[shape](row, 2 * step + lane // 16))
+    )
+    var second = _matrices[False](
+        plane.unsafe_offset(place_of[shape](row, 2 * step + 2 + lane // 16))
+    )
+    return bitcast[shape.half(), 16](first.join(second))
+
+
+@always_inline
+def _key_halves[
+    shape: DecodeShape
+](codes: SIMD[DType.uint32, 4]) -> SIMD[shape.half(), 16]:
+    var upper = halves[shape.code](codes[0])
+    var lower = halves[shape.code](codes[1])
+    var first = _interleaved(upper, lower)
+    upper = halves[shape.code](codes[2])
+    lower = halves[shape.code](codes[3])
+    return rebind[SIMD[shape.half(), 16]](
+        first.join(_interleaved(upper, lower))
+    )
+
+
+@always_inline
+def _values[
+    shape: DecodeShape
+](plane: Shared[UInt8], step: Int) -> SIMD[shape.half(), 16]:
+    """Loads thirty-two elements of a chunk's values, transposed.
+
+    A register of codes has two elements of each of two values: one tile's rows
+    are the even elements, then the odd ones.
+    """
+    var lane = Int(lane_id())
+    comptime if shape.is_quantized():
+        var codes = _matrices[True](
+            plane.unsafe_offset(
+                place_of[shape](lane % 16, step + lane // 16)
+            )
+        )
+        comptime for i in range(4):
+            codes[i] = even_odd(codes[i])
+        var first = halves[shape.code](codes[0]).join(
+            halves[shape.code](codes[1])
+        )
+        var second = halves[shape.code](codes[2]).join(
+            halves[shape.code](codes[3])
+        )
+        return rebind[SIMD[shape.half(), 16]](first.join(second))
+    var row = lane % 8 + lane // 16 * 8
+    var first = _matrices[True](
+        plane.unsafe_offset(place_of[shape](row, 2 * step + lane // 8 % 2))
+    )
+    var second = _matrices[True](
+        plane.unsafe_offset(place_of[shape](row, 2 * step + 2 + lane // 8 % 2))
+    )
+    return bitcast[shape.half(), 16](first.join(second))
+
+
+@always_inline
+def _interleaved(
+    upper: SIMD[DType.float16, 4], lower: SIMD[DType.float16, 4]
+) -> SIMD[DType.float16, 8]:
+    """Puts pairs of two rows as a left factor has them."""
+    return (
+        upper.slice[2]()
+        .join(lower.slice[2]())
+        .join(upper.slice[2, offset=2]().join(lower.slice[2, offset=2]()))
+    )
+
+
+@always_inline
+def _matrices[
+    transpose: Bool
+](row: Shared[UInt8]) -> SIMD[DType.uint32, 4]:
+    """Loads four matrices of eight rows of 16 bytes; each lane names a row."""
+    return bitcast[DType.uint32, 4](
+        ld_matrix[simd_width=8, transpose=transpose](
+            row.unsafe_bitcast[BFloat16]()
+        )
+    )
+
+
+@always_inline
+def _transposed[dtype: DType, //](pair: SIMD[dtype, 2]) -> SIMD[dtype, 2]:
+    """Transposes an 8 by 8 matrix that lies over a warp, a pair a lane."""
+    return bitcast[dtype, 2](
+        inlined_assembly[
+            "movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;",
+            UInt32,
+            constraints="=r,r",
+        ](bitcast[DType.uint32, 1](pair))
+    )
+
+
+@always_inline
+def _max_of_rows(own: Float32) -> Float32:
+    """Returns the largest of the lanes that have the same columns."""
+    var top = max(own, warp.shuffle_xor(own, 4))
+    top = max(top, warp.shuffle_xor(top, 8))
+    return max(top, warp.shuffle_xor(top, 16))
