@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from max.dtype import DType
 from max.graph import (
+    BufferValue,
     DeviceRef,
     Dim,
     Graph,
@@ -191,6 +192,7 @@ class _Decoder:
         embedding = self._weight(EMBEDDING, vocabulary)
         freqs = self._weight(FREQS, [config.max_seq_len, config.head_dim])
         hidden = ops.gather(embedding, tokens, axis=0)
+        workspace = cache_ops.attention_workspace(cache, config.num_q_heads)
         block = self._layer_subgraph(hidden.type)
         for layer in range(config.num_layers):
             (result,) = ops.call(
@@ -200,6 +202,7 @@ class _Decoder:
                 *cache.values,
                 freqs,
                 ops.constant(layer, DType.uint32, DeviceRef.CPU()),
+                workspace,
                 *(
                     self._weight(f"{layer}.{name}", shape)
                     for name, shape in layer_shapes(config).items()
@@ -225,6 +228,9 @@ class _Decoder:
             *self._cache_types,
             TensorType(DType.float32, freqs_shape, self._device),
             TensorType(DType.uint32, [], DeviceRef.CPU()),
+            cache_ops.attention_workspace_type(
+                self._cache_types, config.num_q_heads
+            ),
             *(
                 TensorType(DType.float32, shape, self._device)
                 for shape in shapes.values()
@@ -238,7 +244,8 @@ class _Decoder:
         ) as block:
             hidden, offsets, *rest = block.inputs
             size = len(self._cache_types)
-            freqs, layer, *weights = (value.tensor for value in rest[size:])
+            freqs, layer = rest[size].tensor, rest[size + 1].tensor
+            weights = (value.tensor for value in rest[size + 3 :])
             named = dict(zip(shapes, weights, strict=True))
             block.output(
                 self._layer(
@@ -247,6 +254,7 @@ class _Decoder:
                     cache_ops.CacheInputs.of(rest[:size]),
                     freqs=freqs,
                     layer=layer,
+                    workspace=rest[size + 2].buffer,
                     weights=named,
                 )
             )
@@ -260,6 +268,7 @@ class _Decoder:
         *,
         freqs: TensorValue,
         layer: TensorValue,
+        workspace: BufferValue,
         weights: dict[str, TensorValue],
     ) -> TensorValue:
         """Returns what one layer makes of its input."""
@@ -270,7 +279,10 @@ class _Decoder:
         qkv = ops.cast(normed @ weights["qkv"], self._cache_types.row_dtype)
         queries = cache_ops.rope_store(cache, qkv, freqs, offsets, layer=layer)
         mixed = cache_ops.attention(
-            cache, queries, offsets, layer=layer, scale=config.head_dim**-0.5
+            *(cache, queries, offsets),
+            layer=layer,
+            scale=config.head_dim**-0.5,
+            workspace=workspace,
         )
         rows: list[Dim | int] = [hidden.shape[0], config.q_size]
         flat = ops.cast(mixed, DType.float32).reshape(rows)

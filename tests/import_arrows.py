@@ -18,6 +18,7 @@ PYTHON_LAYERS = (
     {"manager"},
     {"graphs"},
     {"ops"},
+    {"attention_workspace"},
     {"cache_inputs", "core", "metrics", "model", "resets"},
     {"cache_types"},
     {"mojo_sources", "request"},
@@ -30,12 +31,14 @@ MOJO_LAYERS = (
     {"__init__"},
     {"ops", "quantized_ops"},
     {"op_tensors"},
+    {"attend_gpu"},
     {
         "attention_cpu",
         "attention_gpu",
         "attention_max",
         "copy_cpu",
         "copy_gpu",
+        "decode_gpu",
         "gather_cpu",
         "gather_gpu",
         "gather_quantized_cpu",
@@ -55,6 +58,7 @@ MOJO_LAYERS = (
     # What kernels are made of.
     {
         "attention_tile",
+        "decode_merge",
         "max_cache",
         "quantized_lanes",
         "rope_shift",
@@ -65,14 +69,17 @@ MOJO_LAYERS = (
         "sequence_rows",
     },
     {
-        "attention_inputs",
         "attention_pieces",
         "attention_units",
         "collection",
+        "decode_warp",
         "overlap",
         "rope",
     },
-    {"attention_softmax", "quantized_pages"},
+    {"decode_stage"},
+    {"decode_call"},
+    {"attention_inputs", "decode_split"},
+    {"attention_softmax", "decode_shape", "quantized_pages"},
     {
         "attention_products",
         "attention_rules",
@@ -81,7 +88,7 @@ MOJO_LAYERS = (
         "ragged",
         "vectors",
     },
-    {"layout", "quantize", "scales", "tensors", "tma"},
+    {"codes_gpu", "layout", "quantize", "scales", "tensors", "tma"},
 )
 KVCORE_LAYERS = (
     {"__init__", "extension"},  # what Python calls
@@ -96,6 +103,7 @@ KVCORE_LAYERS = (
 )
 
 MAY_IMPORT_MAX = {
+    "attention_workspace",
     "cache_inputs",
     "cache_types",
     "graphs",

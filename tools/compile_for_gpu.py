@@ -25,6 +25,7 @@ from max.graph import DeviceRef, Module
 from tests.kernels import max_attention, programs
 from tests.kernels.build import max_attention_module, module_of
 from tests.kernels.configuration import (
+    DECODING,
     LARGE_PAGES,
     ONNX_FLOAT32,
 )
@@ -74,7 +75,7 @@ def main() -> None:
     folder: Path | None = parser.parse_args().folder
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    ours = COMPILED if folder else FEW
+    ours = ON_GPU if folder else FEW
     theirs = max_attention.ON_GPU if folder else max_attention.ON_GPU[:1]
     device = DeviceRef.GPU()
     session = InferenceSession(devices=[virtual_hopper()])

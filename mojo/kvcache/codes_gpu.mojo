@@ -56,9 +56,7 @@ def halves[code: DType](codes: UInt32) -> SIMD[DType.float16, 4]:
         )
     elif code == DType.float8_e5m2:
         # The upper byte of a float16 is a float8_e5m2.
-        return _pairs(
-            permuted(codes, 0, 0x1404), permuted(codes, 0, 0x3424)
-        )
+        return _pairs(permuted(codes, 0, 0x1404), permuted(codes, 0, 0x3424))
     else:
         comptime assert code == DType.int8, "not a type of quantised pools"
         # With 0x64 above it, a byte u is the float16 number 1024 + u.

@@ -4,7 +4,8 @@ from max.gpu import block_idx, thread_idx
 from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
 from std.memory import AddressSpace
 
-from .attention_rules import AttentionRules, RulesInUse
+from .attention_inputs import AttentionInputs
+from .attention_rules import AttentionRules
 from .cache import PagedKVCache
 from .decode_shape import LANES, DecodeShape
 from .decode_split import Run
@@ -13,7 +14,53 @@ from .ragged import RaggedBatch
 comptime Shared[type: AnyType] = Pointer[
     type, MutUntrackedOrigin, address_space=AddressSpace.SHARED
 ]
-"""A pointer into a block's shared memory."""
+"""A pointer into a block's shared memory.
+
+Parameters:
+    type: What it points to.
+"""
+
+
+struct Workspace(TrivialRegisterPassable):
+    """Memory that stays between calls; zeros before the first one.
+
+    First a counter of each block, zeros before and after a call; then parts,
+    `[shares, num_kv_heads, 2, part_length]`.
+    """
+
+    var counters: Pointer[UInt32, MutUntrackedOrigin]
+    """How many blocks have told their part, `[shares, teams]`."""
+
+    var most_blocks: Int
+    """The blocks that the memory is enough for, a multiple of four."""
+
+    def __init__(
+        out self,
+        words: Pointer[UInt32, MutUntrackedOrigin],
+        *,
+        length: Int,
+        per_block: Int,
+    ):
+        """Wraps the memory.
+
+        Args:
+            words: The memory.
+            length: The 32-bit words in it.
+            per_block: The words that a block wants.
+        """
+        self.counters = words
+        self.most_blocks = length // per_block // 4 * 4
+
+    @always_inline
+    def parts(self) -> Pointer[Float32, MutUntrackedOrigin]:
+        """Returns where the parts begin.
+
+        Returns:
+            The first part.
+        """
+        return self.counters.unsafe_offset(self.most_blocks).unsafe_bitcast[
+            Float32
+        ]()
 
 
 struct DecodeCall[shape: DecodeShape](DevicePassable, TrivialRegisterPassable):
@@ -55,52 +102,23 @@ struct DecodeCall[shape: DecodeShape](DevicePassable, TrivialRegisterPassable):
     var rules: AttentionRules[Self.shape.rules]
     """What a query sees, and how its scores are formed."""
 
-    var parts: Pointer[Float32, MutUntrackedOrigin]
-    """What blocks tell each other of sequences that they share:
-    `[shares, num_kv_heads, 2, part_length]`."""
+    var workspace: Workspace
+    """What blocks tell each other of sequences that they share."""
 
-    var counters: Pointer[UInt32, MutUntrackedOrigin]
-    """How many have told, `[shares, teams]`: zeros before and after."""
-
-    def __init__[
-        dtype: DType, Cache: TrivialRegisterPassable, in_use: RulesInUse, //
-    ](
-        out self,
-        output: Pointer[Scalar[dtype], MutUntrackedOrigin],
-        queries: Pointer[Scalar[dtype], ImmUntrackedOrigin],
-        keys: Cache,
-        values: Cache,
-        batch: RaggedBatch,
-        rules: AttentionRules[in_use],
-        *,
-        parts: Pointer[Float32, MutUntrackedOrigin],
-        counters: Pointer[UInt32, MutUntrackedOrigin],
-    ):
+    def __init__(out self, inputs: AttentionInputs[...], workspace: Workspace):
         """Collects the tensors of one call.
 
-        Parameters:
-            dtype: The shape's.
-            Cache: The view that fits the shape.
-            in_use: The shape's rules.
-
         Args:
-            output: Receives the result, `[total_tokens, num_q_heads, head_dim]`.
-            queries: The queries, of the same shape.
-            keys: The layer's keys.
-            values: The layer's values.
-            batch: The rows of each sequence.
-            rules: What a query sees, and how its scores are formed.
-            parts: What blocks tell each other.
-            counters: How many have told: zeros.
+            inputs: The tensors, of types that fit the shape.
+            workspace: What blocks tell each other.
         """
-        self.output = rebind[type_of(self.output)](output)
-        self.queries = rebind[type_of(self.queries)](queries)
-        self.keys = rebind[Self.CacheType](keys)
-        self.values = rebind[Self.CacheType](values)
-        self.batch = batch
-        self.rules = rebind[type_of(self.rules)](rules)
-        self.parts = parts
-        self.counters = counters
+        self.output = rebind[type_of(self.output)](inputs.output)
+        self.queries = rebind[type_of(self.queries)](inputs.queries)
+        self.keys = rebind[Self.CacheType](inputs.keys)
+        self.values = rebind[Self.CacheType](inputs.values)
+        self.batch = inputs.batch
+        self.rules = rebind[type_of(self.rules)](inputs.rules)
+        self.workspace = workspace
 
     def _to_device_type(
         self, mut encoder: Some[DeviceTypeEncoder], target: MutOpaquePointer[_]
@@ -193,7 +211,7 @@ struct DecodeCall[shape: DecodeShape](DevicePassable, TrivialRegisterPassable):
             The place of `part_length` numbers.
         """
         var slot = share * Self.shape.kv_params.num_heads + head
-        return self.parts.unsafe_offset(
+        return self.workspace.parts().unsafe_offset(
             (2 * slot + Int(is_first)) * Self.shape.part_length()
         )
 
@@ -208,7 +226,9 @@ struct DecodeCall[shape: DecodeShape](DevicePassable, TrivialRegisterPassable):
             The counter of the block's heads.
         """
         var team = Int(block_idx.x) % Self.shape.teams()
-        return self.counters.unsafe_offset(share * Self.shape.teams() + team)
+        return self.workspace.counters.unsafe_offset(
+            share * Self.shape.teams() + team
+        )
 
 
 @always_inline

@@ -76,15 +76,14 @@ def decode_kernel[
 
 def decode_gpu[
     shape: DecodeShape
-](call: DecodeCall[shape], *, most_blocks: Int, ctx: DeviceContext) raises:
+](call: DecodeCall[shape], ctx: DeviceContext) raises:
     """Launches the kernel, one block a multiprocessor.
 
     Parameters:
         shape: What the kernel is compiled for.
 
     Args:
-        call: The tensors.
-        most_blocks: The blocks that the call's workspace is enough for.
+        call: The tensors; the workspace's first words are zeros.
         ctx: The GPU's context.
 
     Raises:
@@ -93,7 +92,7 @@ def decode_gpu[
     comptime bytes = shape.shared_bytes()
     comptime kernel = decode_kernel[shape]
     var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
-    var blocks = min(Int(processors), most_blocks)
+    var blocks = min(Int(processors), call.workspace.most_blocks)
     ctx.enqueue_function[kernel](
         call,
         Int32(blocks // shape.teams()),

@@ -18,6 +18,10 @@ comptime MAX_SHARED_BYTES = 227 * 1024
 """The shared memory that a block may have on Hopper."""
 
 
+comptime MAX_TEAMS = 64
+"""The most blocks that serve the same keys: all of them run at once."""
+
+
 @fieldwise_init
 struct DecodeShape(TrivialRegisterPassable):
     """What the decode kernel is compiled for."""
@@ -147,9 +151,17 @@ struct DecodeShape(TrivialRegisterPassable):
 
         Returns:
             The weighted sums, `[group, head_dim]`, then for each query head the
-            largest score and the sum of weights.
+            largest score and the sum of weights; a multiple of four.
         """
-        return self.group() * (self.head_dim() + 2)
+        return (self.group() * (self.head_dim() + 2) + 3) // 4 * 4
+
+    def workspace_per_block(self) -> Int:
+        """Returns how many 32-bit words a block wants of the workspace.
+
+        Returns:
+            The words: a counter, and two parts of each of its heads.
+        """
+        return 1 + 2 * self.heads() * self.part_length()
 
     def warps(self) -> Int:
         """Returns the warps of a block.
@@ -207,4 +219,5 @@ struct DecodeShape(TrivialRegisterPassable):
             and pieces in (4, 8, 16, 32)
             and self.page_size % CHUNK == 0
             and self.warps() > 0
+            and self.teams() <= MAX_TEAMS
         )

@@ -118,7 +118,9 @@ struct Run[in_use: RulesInUse](TrivialRegisterPassable):
         self.end = 0
 
     @always_inline
-    def start(mut self, share: Int, *, most_shares: Int, per_share: Int) -> Split:
+    def start(
+        mut self, share: Int, *, most_shares: Int, per_share: Int
+    ) -> Split:
         """Goes to the first run of a share; a whole warp calls it.
 
         Args:
@@ -146,9 +148,7 @@ struct Run[in_use: RulesInUse](TrivialRegisterPassable):
         return split
 
     @always_inline
-    def _find(
-        mut self, split: Split, share: Int, before: Int32, per_lane: Int
-    ):
+    def _find(mut self, split: Split, share: Int, before: Int32, per_lane: Int):
         """Finds the sequence in which a share begins."""
         var start = split.begin(share)
         # The last lane whose sequences begin at the start or before it.
@@ -257,9 +257,7 @@ struct Run[in_use: RulesInUse](TrivialRegisterPassable):
         """Returns how many whole chunks the new token does not see."""
         comptime if Self.in_use.window:
             var first = self.rules.window_start(context - 1) // CHUNK
-            return max(
-                0, first - ceildiv(self.rules.num_sink_tokens(), CHUNK)
-            )
+            return max(0, first - ceildiv(self.rules.num_sink_tokens(), CHUNK))
         return 0
 
     @always_inline

@@ -87,7 +87,9 @@ struct WarpSums[shape: DecodeShape]:
         var first = call.first_query(run.seq, call.head())
         comptime for column in range(Self.columns):
             var g = min(column * 8 + lane // 4, Self.shape.group() - 1)
-            var query = call.queries.unsafe_offset(first + g * Self.shape.head_dim())
+            var query = call.queries.unsafe_offset(
+                first + g * Self.shape.head_dim()
+            )
             comptime for step in range(Self.steps):
                 self.queries[step * Self.columns + column] = _factor[
                     Self.shape
@@ -122,21 +124,19 @@ struct WarpSums[shape: DecodeShape]:
         var fade = Float32(1)
         comptime if Self.shape.is_quantized():
             scales = self._value_scales(stage, fade)
-        var weights = Array[Self.Factor, Self.columns](fill=0)
+        var weights = Array[Self.Factor, 2 * Self.columns](fill=0)
         comptime for column in range(Self.columns):
             self._soften[column](scores[column], fade)
-            var s = scores[column]
-            weights[column] = _transposed(
-                (SIMD[DType.float32, 2](s[0], s[1]) * scales[0]).cast[
-                    Self.half
-                ]()
-            ).join(
-                _transposed(
-                    (SIMD[DType.float32, 2](s[2], s[3]) * scales[1]).cast[
-                        Self.half
-                    ]()
-                )
+            var exact = scores[column] * Self.Tile(
+                scales[0], scales[0], scales[1], scales[1]
             )
+            var rounded = exact.cast[Self.half]()
+            weights[column] = _right_factor(rounded)
+            comptime if not Self.shape.is_quantized():
+                var rest = exact - rounded.cast[DType.float32]()
+                weights[Self.columns + column] = _right_factor(
+                    rest.cast[Self.half]()
+                )
         self._add_values(stage, weights)
 
     @always_inline
@@ -225,29 +225,29 @@ struct WarpSums[shape: DecodeShape]:
     def _add_values(
         mut self,
         stage: Shared[UInt8],
-        weights: Array[Self.Factor, Self.columns],
+        weights: Array[Self.Factor, 2 * Self.columns],
     ):
-        """Adds a chunk's values, times their weights."""
+        """Adds a chunk's values, times their weights.
+
+        A weight is the sum of two halves, so that nothing of it is lost; with
+        codes, whose own error is larger, of one.
+        """
+        comptime parts = 1 if Self.shape.is_quantized() else 2
         var plane = stage.unsafe_offset(Self.shape.plane_bytes())
         comptime for step in range(0, Self.steps, 2):
             var values = _values[Self.shape](plane, step)
             comptime for column in range(Self.columns):
-                comptime first = step * Self.columns + column
-                comptime second = first + Self.columns
-                var sum = self.sums[first]
-                mma(
-                    self.sums[first],
-                    values.slice[8](),
-                    weights[column],
-                    sum,
-                )
-                sum = self.sums[second]
-                mma(
-                    self.sums[second],
-                    values.slice[8, offset=8](),
-                    weights[column],
-                    sum,
-                )
+                comptime for part in range(parts):
+                    var factor = weights[part * Self.columns + column]
+                    comptime for side in range(2):
+                        comptime at = (step + side) * Self.columns + column
+                        var sum = self.sums[at]
+                        mma(
+                            self.sums[at],
+                            values.slice[8, offset=8 * side](),
+                            factor,
+                            sum,
+                        )
 
     @always_inline
     def tell(self, part: Shared[Float32]):
@@ -257,7 +257,9 @@ struct WarpSums[shape: DecodeShape]:
             part: Receives `part_length` numbers.
         """
         var lane = Int(lane_id())
-        var tops = part.unsafe_offset(Self.shape.group() * Self.shape.head_dim())
+        var tops = part.unsafe_offset(
+            Self.shape.group() * Self.shape.head_dim()
+        )
         comptime for column in range(Self.columns):
             comptime for side in range(2):
                 comptime at = 2 * column + side
@@ -275,9 +277,7 @@ struct WarpSums[shape: DecodeShape]:
                     )
 
     @always_inline
-    def _tell_sums[
-        column: Int, side: Int
-    ](self, head: Shared[Float32]):
+    def _tell_sums[column: Int, side: Int](self, head: Shared[Float32]):
         comptime is_quantized = Self.shape.is_quantized()
         comptime apart = 1 if is_quantized else 8
         var first = Int(lane_id()) // 4 * (2 if is_quantized else 1)
@@ -291,9 +291,9 @@ struct WarpSums[shape: DecodeShape]:
 @always_inline
 def _factor[
     shape: DecodeShape
-](
-    query: Pointer[Scalar[shape.dtype], ImmUntrackedOrigin], lane: Int
-) -> SIMD[shape.half(), 4]:
+](query: Pointer[Scalar[shape.dtype], ImmUntrackedOrigin], lane: Int) -> SIMD[
+    shape.half(), 4
+]:
     """Returns a lane's part of sixteen elements of a query.
 
     Codes lie four in a register: with them a lane has four neighbours, in
@@ -357,9 +357,7 @@ def _values[
     var lane = Int(lane_id())
     comptime if shape.is_quantized():
         var codes = _matrices[True](
-            plane.unsafe_offset(
-                place_of[shape](lane % 16, step + lane // 16)
-            )
+            plane.unsafe_offset(place_of[shape](lane % 16, step + lane // 16))
         )
         comptime for i in range(4):
             codes[i] = even_odd(codes[i])
@@ -393,14 +391,20 @@ def _interleaved(
 
 
 @always_inline
-def _matrices[
-    transpose: Bool
-](row: Shared[UInt8]) -> SIMD[DType.uint32, 4]:
+def _matrices[transpose: Bool](row: Shared[UInt8]) -> SIMD[DType.uint32, 4]:
     """Loads four matrices of eight rows of 16 bytes; each lane names a row."""
     return bitcast[DType.uint32, 4](
         ld_matrix[simd_width=8, transpose=transpose](
             row.unsafe_bitcast[BFloat16]()
         )
+    )
+
+
+@always_inline
+def _right_factor[dtype: DType, //](tile: SIMD[dtype, 4]) -> SIMD[dtype, 4]:
+    """Lets a product of one multiplication be a factor of the next."""
+    return _transposed(tile.slice[2]()).join(
+        _transposed(tile.slice[2, offset=2]())
     )
 
 

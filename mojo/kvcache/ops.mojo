@@ -14,7 +14,7 @@ from kv_cache.types import KVCacheStaticParams
 from max.gpu.host import DeviceContext
 
 from .attention_cpu import attention_cpu
-from .attention_gpu import attention_gpu
+from .attend_gpu import attend_gpu
 from .attention_inputs import AttentionInputs
 from .attention_max import attention_max
 from .attention_rules import AttentionRules, RulesInUse
@@ -339,6 +339,7 @@ struct Attention:
         window: UInt32,
         sink_tokens: UInt32,
         softcap: Float32,
+        workspace: MutableInputTensor[dtype=DType.uint32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
         comptime params = KVCacheStaticParams(
@@ -359,27 +360,25 @@ struct Attention:
             softcap=softcap,
             sinks=_read(sinks),
         )
+        var inputs = AttentionInputs[
+            dtype, params, page_size, num_q_heads, in_use
+        ](
+            _result(output),
+            _read(queries),
+            keys,
+            values,
+            _batch(input_row_offsets),
+            rules,
+        )
         comptime if target == "cpu":
-            attention_cpu(
-                AttentionInputs[dtype, params, page_size, num_q_heads, in_use](
-                    _result(output),
-                    _read(queries),
-                    keys,
-                    values,
-                    _batch(input_row_offsets),
-                    rules,
-                )
-            )
+            attention_cpu(inputs)
         else:
-            attention_gpu[num_q_heads](
-                _result(output),
-                _read(queries),
-                keys,
-                values,
-                _batch(input_row_offsets),
-                rules,
-                queries.dim_size(0),
-                ctx,
+            attend_gpu(
+                inputs,
+                total_tokens=queries.dim_size(0),
+                workspace=_write(workspace),
+                workspace_length=workspace.dim_size(0),
+                ctx=ctx,
             )
 
 

@@ -14,8 +14,8 @@ from extensibility import (
 from kv_cache.types import KVCacheStaticParams
 from max.gpu.host import DeviceContext
 
+from .attend_gpu import attend_gpu
 from .attention_cpu import attention_cpu
-from .attention_gpu import attention_gpu
 from .attention_inputs import AttentionInputs
 from .attention_rules import AttentionRules, RulesInUse
 from .gather_quantized_cpu import gather_quantized_cpu
@@ -270,6 +270,7 @@ struct AttentionQuantized:
         window: UInt32,
         sink_tokens: UInt32,
         softcap: Float32,
+        workspace: MutableInputTensor[dtype=DType.uint32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
         comptime quantization = Quantization(granularity, group_size)
@@ -313,13 +314,10 @@ struct AttentionQuantized:
         comptime if target == "cpu":
             attention_cpu(inputs)
         else:
-            attention_gpu[num_q_heads](
-                inputs.output,
-                inputs.queries,
-                inputs.keys,
-                inputs.values,
-                inputs.batch,
-                inputs.rules,
-                queries.dim_size(0),
-                ctx,
+            attend_gpu(
+                inputs,
+                total_tokens=queries.dim_size(0),
+                workspace=write_pointer(workspace),
+                workspace_length=workspace.dim_size(0),
+                ctx=ctx,
             )

@@ -18,6 +18,10 @@ from max.graph import (
     ops,
 )
 
+from kvcache.attention_workspace import (
+    attention_workspace,
+    attention_workspace_type,
+)
 from kvcache.cache_inputs import CacheInputs, static_dim
 from kvcache.cache_types import (
     DTYPES,
@@ -34,6 +38,8 @@ __all__ = [
     "CacheInputs",
     "attention",
     "attention_max",
+    "attention_workspace",
+    "attention_workspace_type",
     "copy_pages",
     "gather",
     "precompiled_package",
@@ -356,6 +362,7 @@ def attention(
     sink_tokens: int = 0,
     sinks: TensorValue | None = None,
     softcap: float | None = None,
+    workspace: BufferValue | None = None,
 ) -> TensorValue:
     """Attends causally over the pages, whose new tokens are stored already.
 
@@ -380,6 +387,9 @@ def attention(
             apply to it.
         softcap: What bounds the scores: `softcap * tanh(score / softcap)` is
             in the place of `score`.
+        workspace: From `attention_workspace`. By default the call has one of
+            its own; all calls of a graph can share one, and in a subgraph they
+            must.
 
     Returns:
         The weighted values, of the shape of `queries`.
@@ -393,6 +403,9 @@ def attention(
     device = cache.kv_blocks.device
     if sinks is not None:
         _check_sinks(sinks, num_q_heads)
+    if workspace is None:
+        workspace = attention_workspace(cache, num_q_heads)
+    _check_workspace(workspace, cache, num_q_heads)
     (output,) = ops.inplace_custom(
         cache.op("kvcache.attention"),
         device=device,
@@ -407,6 +420,7 @@ def attention(
             ops.constant(window or 0, DType.uint32, _CPU),
             ops.constant(sink_tokens, DType.uint32, _CPU),
             ops.constant(softcap or 0, DType.float32, _CPU),
+            workspace,
         ],
         out_types=[queries.type],
         parameters={
@@ -587,6 +601,15 @@ def _check_sinks(sinks: TensorValue, num_q_heads: int) -> None:
             f"sinks must be float32 [{num_q_heads}], got {sinks.dtype.name}"
             f" {list(sinks.shape)}"
         )
+
+
+def _check_workspace(
+    workspace: BufferValue, cache: CacheInputs, num_q_heads: int
+) -> None:
+    """Refuses a workspace that another cache's attention has made."""
+    wanted = attention_workspace_type(cache, num_q_heads)
+    if workspace.type != wanted:
+        raise ValueError(f"workspace must be {wanted}, got {workspace.type}")
 
 
 def _nothing(device: DeviceRef) -> TensorValue:

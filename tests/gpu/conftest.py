@@ -3,7 +3,7 @@
 import pytest
 from max.driver import Accelerator
 
-from kernels.configuration import COVERING
+from kernels.configuration import COVERING, DECODING
 from kernels.models import CompiledKernels, Kernels, kernels_on
 from kernels.quantized import QuantizedKernels
 from kernels.quantized_configuration import COMPILED, QUANTIZED
@@ -11,7 +11,7 @@ from kernels.quantized_configuration import COMPILED, QUANTIZED
 
 @pytest.fixture(scope="session")
 def compiled_kernels() -> CompiledKernels:
-    return kernels_on(Accelerator(), COMPILED)
+    return kernels_on(Accelerator(), dict.fromkeys(COMPILED + DECODING))
 
 
 @pytest.fixture(scope="session", params=COVERING, ids=str)
@@ -26,3 +26,10 @@ def quantized_kernels(
     compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
 ) -> QuantizedKernels:
     return QuantizedKernels(compiled_kernels.of(request.param))
+
+
+@pytest.fixture(scope="session", params=DECODING, ids=str)
+def decode_kernels(
+    compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> Kernels:
+    return compiled_kernels.of(request.param)

@@ -249,3 +249,45 @@ def full_product(dtype: str, page_size: int) -> Iterator[Configuration]:
             ),
             rules=(CAUSAL, FULL_RULES[number % len(FULL_RULES)]),
         )
+
+
+DECODING = (
+    LARGE_PAGES,
+    Configuration(
+        dtype="bfloat16",
+        page_size=16,
+        heads=(3, 3),
+        head_dim=64,
+        layers=(1, 2),
+        rotations=(),
+        rules=(CAUSAL, Rules(window=20, sink_tokens=17, has_sinks=True)),
+    ),
+    Configuration(
+        dtype="bfloat16",
+        page_size=32,
+        heads=(2, 16),
+        head_dim=128,
+        layers=(0, 1),
+        rotations=(),
+        rules=(CAUSAL, Rules(softcap=30)),
+    ),
+    Configuration(
+        dtype="bfloat16",
+        page_size=64,
+        heads=(4, 1),
+        head_dim=256,
+        layers=(0, 1),
+        rotations=(),
+        rules=(CAUSAL, Rules(window=64)),
+    ),
+    Configuration(
+        dtype="bfloat16",
+        page_size=256,
+        heads=(1, 5),
+        head_dim=32,
+        layers=(0, 1),
+        rotations=(),
+    ),
+)
+"""What a GPU's decode kernel takes: heads alone and in pairs, one and two tiles
+of query heads, rows of four to thirty-two pieces."""
