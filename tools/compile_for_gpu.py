@@ -25,12 +25,11 @@ from max.graph import DeviceRef, Module
 from tests.kernels import max_attention, programs
 from tests.kernels.build import max_attention_module, module_of
 from tests.kernels.configuration import (
-    DECODING,
     LARGE_PAGES,
     ONNX_FLOAT32,
 )
 from tests.kernels.models import MEF_NAME
-from tests.kernels.quantized_configuration import COMPILED, QUANTIZED
+from tests.kernels.quantized_configuration import ON_GPU, QUANTIZED
 
 from kvcache.ops import precompiled_package
 

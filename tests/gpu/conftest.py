@@ -6,12 +6,16 @@ from max.driver import Accelerator
 from kernels.configuration import COVERING, DECODING
 from kernels.models import CompiledKernels, Kernels, kernels_on
 from kernels.quantized import QuantizedKernels
-from kernels.quantized_configuration import COMPILED, QUANTIZED
+from kernels.quantized_configuration import (
+    DECODING_QUANTIZED,
+    ON_GPU,
+    QUANTIZED,
+)
 
 
 @pytest.fixture(scope="session")
 def compiled_kernels() -> CompiledKernels:
-    return kernels_on(Accelerator(), dict.fromkeys(COMPILED + DECODING))
+    return kernels_on(Accelerator(), ON_GPU)
 
 
 @pytest.fixture(scope="session", params=COVERING, ids=str)
@@ -33,3 +37,10 @@ def decode_kernels(
     compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
 ) -> Kernels:
     return compiled_kernels.of(request.param)
+
+
+@pytest.fixture(scope="session", params=DECODING_QUANTIZED, ids=str)
+def quantized_decode_kernels(
+    compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> QuantizedKernels:
+    return QuantizedKernels(compiled_kernels.of(request.param))

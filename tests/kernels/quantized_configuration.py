@@ -6,6 +6,7 @@ from itertools import product
 
 from .configuration import (
     COVERING,
+    DECODING,
     Configuration,
     Kept,
     full_product,
@@ -115,8 +116,45 @@ Groups are a whole head of no power of two (40), a whole power of two, and parts
 of a head; every page size is there.
 """
 
+DECODING_QUANTIZED = (
+    Configuration(
+        kept=Kept("float8_e4m3fn", "token"),
+        dtype="bfloat16",
+        page_size=16,
+        heads=(2, 4),
+        head_dim=128,
+        layers=(1, 2),
+        rotations=(),
+    ),
+    Configuration(
+        kept=Kept("float8_e5m2", "head"),
+        dtype="bfloat16",
+        page_size=32,
+        heads=(3, 3),
+        head_dim=64,
+        layers=(0, 2),
+        rotations=(),
+        rules=(CAUSAL, Rules(window=20, sink_tokens=17, has_sinks=True)),
+    ),
+    Configuration(
+        kept=Kept("int8", "token"),
+        dtype="float16",
+        page_size=128,
+        heads=(1, 12),
+        head_dim=256,
+        layers=(0, 1),
+        rotations=(),
+        rules=(CAUSAL, Rules(window=130, softcap=30)),
+    ),
+)
+"""What a GPU's decode kernel takes: each type of codes, rows of four to sixteen
+pieces."""
+
 COMPILED = (*COVERING, *QUANTIZED)
 """All that the tests compile, in one module."""
+
+ON_GPU = tuple(dict.fromkeys(COMPILED + DECODING + DECODING_QUANTIZED))
+"""All that the tests of a GPU compile."""
 
 
 def full_quantized_product(
