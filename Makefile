@@ -11,7 +11,8 @@
 #   make lock           both lock files, after a change of the dependencies
 #
 # PYTHON=python3.13 picks the interpreter, VENV=folder the environment's place,
-# TESTS="tests/python -k pool" what `make test` runs.
+# TESTS="tests/python -k pool" what `make test` runs, WORKERS=4 how many tests at
+# a time; 0 is one, in this process.
 
 VENV ?= .venv
 BIN ?= $(VENV)/bin
@@ -19,6 +20,7 @@ BIN ?= $(VENV)/bin
 READY ?= $(VENV)/.installed
 PYTHON ?=
 TESTS ?= tests
+WORKERS ?= 2
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 CHECKS := format mojo-format lint types mojo-docs structure
 
@@ -32,7 +34,7 @@ demo: $(READY)
 	$(BIN)/kvcache demo
 
 test: $(READY)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU_TESTS = ROOT / "tests" / "gpu"
+GRAPH_TESTS = ROOT / "tests" / "graphs"
 PEER_TESTS = ROOT / "tests" / "peers"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -97,7 +98,9 @@ def pytest_ignore_collect(
     return None if inside else True
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
     """Marks what a folder or a fixture says about a test.
 
     Raises:
@@ -114,6 +117,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(message)
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared_data)
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+
+
+def _group(path: Path) -> str:
+    """Returns what one process runs: a file, or all tests on kernels' graphs.
+
+    Those are compiled once in each process that wants them.
+    """
+    return "graphs" if path.is_relative_to(GRAPH_TESTS) else str(path)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
