@@ -23,7 +23,15 @@ from max.driver import Accelerator, accelerator_count
 from max.engine import InferenceSession
 from max.graph import Module
 
-from benchmarks.gpu_kernels import ceilings, host, pages, rope_store, store
+from benchmarks.gpu_kernels import (
+    ceilings,
+    decode,
+    host,
+    pages,
+    prefill,
+    rope_store,
+    store,
+)
 from benchmarks.gpu_kernels.bench import Bench
 from benchmarks.gpu_tests import gpu_name
 from benchmarks.rows import Row, context, write
@@ -34,6 +42,8 @@ SUBJECTS: dict[str, ModuleType] = {
     "rope_store": rope_store,
     "pages": pages,
     "host": host,
+    "decode": decode,
+    "prefill": prefill,
 }
 """What is measured; each compiles into a file of its own."""
 

@@ -122,6 +122,29 @@ class Bench:
         )
         print(self.rows[-1], flush=True)
 
+    def note_flops(
+        self, case: str, who: str, us: float, *, flops: int, page_size: int
+    ) -> None:
+        """Adds a row of something that computes rather than moves.
+
+        Args:
+            case: What was done.
+            who: Who did it.
+            us: How long it took.
+            flops: Multiplications and additions.
+            page_size: Tokens per page.
+        """
+        self.rows.append(
+            {
+                "case": case,
+                "who": who,
+                "page_size": page_size,
+                "us": round(us, 3),
+                "tflops": round(flops / us / 1e6, 1),
+            }
+        )
+        print(self.rows[-1], flush=True)
+
     def _elapsed_us(self, run: Callable[[], object], times: int) -> float:
         """Returns the time of one of some calls, by the device's clock."""
         start = DeviceEvent(self.device, enable_timing=True)

@@ -1,6 +1,9 @@
 """What the machine reaches: copies in its memory, and to the host's."""
 
+import functools
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
 
 from max.driver import Buffer, Device
 from max.dtype import DType
@@ -10,14 +13,15 @@ from kvcache.manager.host import host_buffer
 
 DEVICE_BYTES = 2**32
 HOST_BYTES = 2**28
+WORDS_PER_PROGRAM = 2**16
 
 
 def measure_ceilings(device: Device) -> Ceilings:
     """Returns gigabytes per second by what is done.
 
-    `copy` counts bytes read and bytes written; `read` is there where torch is,
-    whose reductions are tried; `offload` and `onload` are one copy each to and
-    from pinned memory.
+    `copy` counts bytes read and bytes written; `read` is there where torch is:
+    the best of its reductions and of one in Triton; `offload` and `onload` are
+    one copy each to and from pinned memory.
     """
     bench = Bench({}, device, {})
     one, other = (
@@ -40,12 +44,31 @@ def measure_ceilings(device: Device) -> Ceilings:
 
 
 def _read_us(bench: Bench, buffer: Buffer) -> float:
-    """Returns the time of the fastest reduction, in microseconds."""
+    """Returns the time of the fastest read of a buffer, in microseconds."""
     import torch
 
     whole = torch.from_dlpack(buffer)
-    views = [whole.view(dtype) for dtype in (torch.int32, torch.float32)]
-    return min(
-        bench.torch_us(reduce)
-        for reduce in (views[0].amax, views[1].amax, views[1].sum)
+    words, numbers = (
+        whole.view(dtype) for dtype in (torch.int32, torch.float32)
+    )
+    reads: list[Callable[[], object]] = [words.amax, numbers.amax, numbers.sum]
+    if find_spec("triton") is not None:
+        reads.append(_triton_read(words))
+    return min(bench.torch_us(read) for read in reads)
+
+
+def _triton_read(words: Any) -> Callable[[], object]:
+    """Returns what reads all words and keeps one sum of each stretch."""
+    import torch
+
+    from benchmarks.gpu_kernels.triton_kernel import read
+
+    programs = words.numel() // WORDS_PER_PROGRAM
+    sums = torch.empty(programs, dtype=torch.int32, device=words.device)
+    return functools.partial(
+        read[(programs,)],
+        *(words, sums),
+        per_program=WORDS_PER_PROGRAM,
+        block=4096,
+        num_warps=8,
     )

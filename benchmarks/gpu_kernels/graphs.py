@@ -49,11 +49,13 @@ def add_ours(
     *,
     types: Types,
     op: Callable[..., TensorValue | None],
+    keeps_all: bool = False,
 ) -> None:
     """Adds a graph that calls `op(cache, *inputs, offsets, layer=...)`.
 
     Its inputs are the four of the cache, those of `types`, and row offsets.
-    Its output is what the last layer's call returns, if anything.
+    Its output is what the last layer's call returns, if anything; with
+    `keeps_all` what every layer's returns.
     """
     with Graph(
         name,
@@ -69,7 +71,7 @@ def add_ours(
         results = [
             op(cache, *inputs, layer=layer) for layer in range(NUM_LAYERS)
         ]
-        graph.output(*(result for result in results[-1:] if result is not None))
+        _output(graph, results if keeps_all else results[-1:])
 
 
 def add_theirs(
@@ -78,11 +80,13 @@ def add_theirs(
     *,
     types: Types,
     op: Callable[..., TensorValue | None],
+    keeps_all: bool = False,
 ) -> None:
     """Adds a graph of MAX's own `op(cache, *inputs, offsets, layer)`.
 
     Its inputs are those of `types`, row offsets, then those of MAX's cache.
-    Its output is what the last layer's call returns, if anything.
+    Its output is what the last layer's call returns, if anything; with
+    `keeps_all` what every layer's returns.
     """
     cache_inputs = tree.leaves(MAX_PARAMS.get_symbolic_inputs())
     own = [*types, row_offsets_type(GPU)]
@@ -95,7 +99,11 @@ def add_theirs(
         results = [
             op(cache, *inputs, _layer(layer)) for layer in range(NUM_LAYERS)
         ]
-        graph.output(*(result for result in results[-1:] if result is not None))
+        _output(graph, results if keeps_all else results[-1:])
+
+
+def _output(graph: Graph, results: Sequence[TensorValue | None]) -> None:
+    graph.output(*(result for result in results if result is not None))
 
 
 def _layer(layer: int) -> TensorValue:

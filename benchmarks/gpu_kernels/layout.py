@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from max._kv_cache_ops import mha_decode_num_partitions
 from max.driver import Buffer, Device
 from max.dtype import DType
 from max.graph import DeviceRef
@@ -111,11 +112,18 @@ class Step:
         shape = (self.pages.num_pages + 1, *page_shape(self.batch.page_size))
         return Buffer.zeros(shape, DTYPE, device)
 
-    def for_max(self) -> tuple[Buffer, ...]:
-        """Returns what MAX's cache takes behind the pool."""
+    def for_max(self, device: Device) -> tuple[Buffer, ...]:
+        """Returns what MAX's cache takes behind the pool.
+
+        The number of parts that MAX splits a context into is MAX's own choice.
+        """
         new, context = (int(length) for length in self.batch.max_lengths[0])
         stride = int(np.prod(page_shape(self.batch.page_size)))
-        metadata = [len(self.batch.lengths), new, 1, context]
+        batch_size = len(self.batch.lengths)
+        parts = mha_decode_num_partitions(
+            *(batch_size, context, NUM_KV_HEADS, device)
+        )
+        metadata = [batch_size, new, parts, context]
         return (
             *self.tables[:2],
             Buffer.from_numpy(np.array([new], np.uint32)),

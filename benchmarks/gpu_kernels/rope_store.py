@@ -135,6 +135,6 @@ def _measure(bench: Bench, case: str, lengths: Lengths, page_size: int) -> None:
     name = f"rope_store_{page_size}"
     note("kvcache", bench.graph_us(name, *inputs, calls=NUM_LAYERS))
     if page_size == MAX_PAGE_SIZE:
-        theirs = (qkv, freqs, step.offsets, pool, *step.for_max())
+        theirs = (qkv, freqs, step.offsets, pool, *step.for_max(device))
         us = bench.graph_us("rope_store_max", *theirs, calls=NUM_LAYERS)
         note("max", us)

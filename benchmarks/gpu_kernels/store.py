@@ -91,7 +91,7 @@ def _check(bench: Bench, page_size: int) -> None:
     if page_size == MAX_PAGE_SIZE:
         pools["max"] = step.empty_pool(device)
         bench.models["store_max"].execute(
-            keys, values, step.offsets, pools["max"], *step.for_max()
+            keys, values, step.offsets, pools["max"], *step.for_max(device)
         )
     if TritonStore.is_available():
         pools["triton"] = step.empty_pool(device)
@@ -121,7 +121,7 @@ def _measure_stores(
     name = f"store_{page_size}"
     note("kvcache", bench.graph_us(name, pool, *inputs, calls=NUM_LAYERS))
     if page_size == MAX_PAGE_SIZE:
-        theirs = (keys, values, step.offsets, pool, *step.for_max())
+        theirs = (keys, values, step.offsets, pool, *step.for_max(device))
         us = bench.graph_us("store_max", *theirs, calls=NUM_LAYERS)
         note("max", us)
     if TritonStore.is_available():

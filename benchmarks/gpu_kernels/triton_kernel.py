@@ -1,4 +1,4 @@
-"""The kernel of `TritonStore`; importing it takes Triton."""
+"""Triton's kernels: the peers' store, a plain read. Importing takes Triton."""
 
 from typing import Any
 
@@ -28,3 +28,16 @@ def store(  # noqa: PLR0917
     target += (slot % page_size) * row
     tl.store(pool + target + elements, key)
     tl.store(pool + target + values_offset + elements, value)
+
+
+@triton.jit
+def read(
+    words: Any, sums: Any, per_program: tl.constexpr, block: tl.constexpr
+) -> None:
+    """Reads a stretch of words, and writes one sum."""
+    program = tl.program_id(0)
+    elements = tl.arange(0, block)
+    total = tl.zeros([block], tl.int32)
+    for start in range(0, per_program, block):
+        total += tl.load(words + program * per_program + start + elements)
+    tl.store(sums + program, tl.sum(total))

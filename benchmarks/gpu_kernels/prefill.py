@@ -1,0 +1,94 @@
+"""Causal attention of whole prompts over their pages."""
+
+import functools
+
+import numpy as np
+from max.graph import Module, TensorValue
+
+from benchmarks.gpu_kernels.attention import (
+    QUERIES_TYPE,
+    SCALE,
+    add_attention,
+    check_attention,
+    queries_for,
+)
+from benchmarks.gpu_kernels.bench import Bench
+from benchmarks.gpu_kernels.graphs import add_ours
+from benchmarks.gpu_kernels.layout import (
+    HEAD_DIM,
+    MAX_PAGE_SIZE,
+    NUM_LAYERS,
+    NUM_Q_HEADS,
+    Lengths,
+    Step,
+    prefill,
+)
+from kvcache import ops
+from kvcache.ops import CacheInputs
+
+STEPS: dict[str, Lengths] = {
+    "1x4096": prefill(1, 4096),
+    "16x512": prefill(16, 512),
+    "1x4096 after 4096": [(4096, 4096)],
+}
+"""The batches, by their sequences and the new tokens of each."""
+
+MIXED: Lengths = [(0, 40), (133, 20), (383, 1), (0, 0), (256, 16)]
+"""What is compared before anything is timed."""
+
+
+def add_graphs(module: Module) -> None:
+    """Adds ours, MAX's kernel over our views, and MAX's own op."""
+    add_attention(module, [MAX_PAGE_SIZE])
+    add_ours(
+        module,
+        "attention_of_max",
+        MAX_PAGE_SIZE,
+        types=[QUERIES_TYPE],
+        op=_max_over_ours,
+        keeps_all=True,
+    )
+
+
+def _max_over_ours(
+    cache: CacheInputs,
+    queries: TensorValue,
+    offsets: TensorValue,
+    *,
+    layer: int,
+) -> TensorValue:
+    return ops.attention_max(cache, queries, offsets, layer=layer, scale=SCALE)
+
+
+def measure(bench: Bench) -> None:
+    """Checks and times the prompts."""
+    check_attention(bench, MIXED, MAX_PAGE_SIZE)
+    for case, lengths in STEPS.items():
+        _measure(bench, case, lengths)
+
+
+def _measure(bench: Bench, case: str, lengths: Lengths) -> None:
+    device = bench.device
+    step = Step.of(lengths, MAX_PAGE_SIZE, device, reads_all=True)
+    queries, pool = queries_for(step, device), step.empty_pool(device)
+    ours = (pool, *step.tables, queries, step.offsets)
+    theirs = (queries, step.offsets, pool, *step.for_max(device))
+    note = functools.partial(
+        bench.note_flops, f"prefill {case}", flops=flops(lengths)
+    )
+    for who, name, inputs in (
+        ("kvcache attention", f"attention_{MAX_PAGE_SIZE}", ours),
+        ("kvcache attention_max", "attention_of_max", ours),
+        ("max", "attention_max", theirs),
+    ):
+        us = bench.graph_us(name, *inputs, calls=NUM_LAYERS)
+        note(who=who, us=us, page_size=MAX_PAGE_SIZE)
+
+
+def flops(lengths: Lengths) -> int:
+    """Returns the multiplications and additions of two products of pairs."""
+    pairs = sum(
+        int(np.arange(cached + 1, cached + new + 1).sum())
+        for cached, new in lengths
+    )
+    return 4 * NUM_Q_HEADS * HEAD_DIM * pairs
