@@ -69,7 +69,13 @@ class Met:
     _tokens: list[TokenSequence] | None = None
 
     def is_of(self, contexts: Sequence[RequestContext]) -> bool:
-        """Returns whether these are the very same requests."""
+        """Returns whether these are the very same requests.
+
+        Our own are equal to nothing but themselves.
+        """
+        is_list = type(contexts) is list and self._tokens is not None
+        if is_list and contexts == self.contexts:
+            return True
         return len(contexts) == len(self.contexts) and all(
             map(is_, contexts, self.contexts)
         )
