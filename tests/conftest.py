@@ -45,6 +45,14 @@ def mojo_command() -> str | None:
     return str(beside) if beside.exists() else shutil.which("mojo")
 
 
+def mojo_environment() -> dict[str, str]:
+    """Returns what the compiler is to see of this process's environment.
+
+    Not what native code in this process told Python by `setenv`.
+    """
+    return {k: v for k, v in os.environ.items() if k[:6] != "PYTHON"}
+
+
 class MojoFile(pytest.File):
     """A Mojo file whose `main` runs a `TestSuite`."""
 
@@ -64,8 +72,7 @@ class MojoItem(pytest.Item):
         options = ["--Werror", "-D", "ASSERT=all", "-I", str(ROOT / "mojo")]
         run = subprocess.run(
             [mojo, "run", *options, str(self.path)],
-            # Not what native code in this process told Python by `setenv`.
-            env={k: v for k, v in os.environ.items() if k[:6] != "PYTHON"},
+            env=mojo_environment(),
             capture_output=True,
             text=True,
             check=False,

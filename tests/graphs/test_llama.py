@@ -183,6 +183,7 @@ def test_logits_equal_the_numpy_model_in_any_chunks(
             np.testing.assert_allclose(got[row], expected, atol=2e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_logits_of_a_quantized_cache_stay_near(served: Served) -> None:
     logits = Logits(served, "int8")
     rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import mojo_command
+from conftest import mojo_command, mojo_environment
 from paths import ROOT
 
 BATCH = "batch_idx out of range"
@@ -87,6 +87,7 @@ def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
     options = ["--Werror", "-D", "ASSERT=all", "-I", str(ROOT / "mojo")]
     return subprocess.run(
         [mojo, "build", *options, str(source), "-o", str(target)],
+        env=mojo_environment(),
         capture_output=True,
         text=True,
         check=False,

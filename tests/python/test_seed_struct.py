@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import mojo_command
+from conftest import mojo_command, mojo_environment
 from paths import ROOT
 
 Methods = dict[str, str]
@@ -91,6 +91,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file: Path = tmp_path_factory.mktemp("doc") / "kvcache.json"
     subprocess.run(
         [mojo, "doc", str(ROOT / "mojo" / "kvcache"), "-o", str(file)],
+        env=mojo_environment(),
         check=True,
     )
     modules = json.loads(file.read_text())["decl"]["modules"]
