@@ -76,6 +76,7 @@ MOJO_LAYERS = (
         "overlap",
         "rope",
     },
+    {"decode_factors"},
     {"decode_stage"},
     {"decode_call"},
     {"attention_inputs", "decode_split"},

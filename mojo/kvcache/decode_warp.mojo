@@ -10,18 +10,22 @@ See:
 """
 
 from max.gpu import lane_id
-from max.gpu.compute.mma import ld_matrix, mma
+from max.gpu.compute.mma import mma
 from max.gpu.primitives import warp
 from std.math import exp2
-from std.memory import bitcast
-from std.sys._assembly import inlined_assembly
 from std.utils.numerics import neg_inf
 
-from .codes_gpu import even_odd, halves
 from .decode_call import DecodeCall, Shared
+from .decode_factors import (
+    key_factors,
+    max_of_rows,
+    query_factor,
+    right_factor,
+    value_factors,
+)
 from .decode_shape import CHUNK, DecodeShape
 from .decode_split import Run
-from .decode_stage import place_of, scales_in
+from .decode_stage import scales_in
 
 comptime LOG2_E: Float32 = 1.4426950408889634
 """The binary logarithm of e."""
@@ -91,7 +95,7 @@ struct WarpSums[shape: DecodeShape]:
                 first + g * Self.shape.head_dim()
             )
             comptime for step in range(Self.steps):
-                self.queries[step * Self.columns + column] = _factor[
+                self.queries[step * Self.columns + column] = query_factor[
                     Self.shape
                 ](query.unsafe_offset(step * 16), lane % 4)
 
@@ -131,10 +135,10 @@ struct WarpSums[shape: DecodeShape]:
                 scales[0], scales[0], scales[1], scales[1]
             )
             var rounded = exact.cast[Self.half]()
-            weights[column] = _right_factor(rounded)
+            weights[column] = right_factor(rounded)
             comptime if not Self.shape.is_quantized():
                 var rest = exact - rounded.cast[DType.float32]()
-                weights[Self.columns + column] = _right_factor(
+                weights[Self.columns + column] = right_factor(
                     rest.cast[Self.half]()
                 )
         self._add_values(stage, weights)
@@ -147,7 +151,7 @@ struct WarpSums[shape: DecodeShape]:
         var even = Array[Self.Tile, Self.columns](fill=0)
         var odd = Array[Self.Tile, Self.columns](fill=0)
         comptime for step in range(0, Self.steps, 2):
-            var keys = _keys[Self.shape](stage, step)
+            var keys = key_factors[Self.shape](stage, step)
             comptime for column in range(Self.columns):
                 comptime first = step * Self.columns + column
                 var sum = even[column]
@@ -191,7 +195,7 @@ struct WarpSums[shape: DecodeShape]:
         var own = SIMD[DType.float32, 2](
             scales[unsafe_offset=row], scales[unsafe_offset=row + 8]
         )
-        var top = _max_of_rows(own.reduce_max())
+        var top = max_of_rows(own.reduce_max())
         if top > self.unit:
             fade = self.unit / top
             self.unit = top
@@ -206,7 +210,7 @@ struct WarpSums[shape: DecodeShape]:
             comptime at = 2 * column + side
             var top = max(
                 self.largest[at],
-                _max_of_rows(max(scores[side], scores[side + 2])),
+                max_of_rows(max(scores[side], scores[side + 2])),
             )
             var fade = exp2(self.largest[at] - top)
             self.largest[at] = top
@@ -235,7 +239,7 @@ struct WarpSums[shape: DecodeShape]:
         comptime parts = 1 if Self.shape.is_quantized() else 2
         var plane = stage.unsafe_offset(Self.shape.plane_bytes())
         comptime for step in range(0, Self.steps, 2):
-            var values = _values[Self.shape](plane, step)
+            var values = value_factors[Self.shape](plane, step)
             comptime for column in range(Self.columns):
                 comptime for part in range(parts):
                     var factor = weights[part * Self.columns + column]
@@ -286,143 +290,3 @@ struct WarpSums[shape: DecodeShape]:
             var row = head.unsafe_offset(step * 16 + first)
             row[unsafe_offset=0] = sums[side]
             row[unsafe_offset=apart] = sums[side + 2]
-
-
-@always_inline
-def _factor[
-    shape: DecodeShape
-](query: Pointer[Scalar[shape.dtype], ImmUntrackedOrigin], lane: Int) -> SIMD[
-    shape.half(), 4
-]:
-    """Returns a lane's part of sixteen elements of a query.
-
-    Codes lie four in a register: with them a lane has four neighbours, in
-    place of two and the two that are eight further.
-    """
-    comptime if shape.is_quantized():
-        return query.unsafe_load[width=4, alignment=8](4 * lane).cast[
-            shape.half()
-        ]()
-    return (
-        query.unsafe_load[width=2, alignment=4](2 * lane)
-        .join(query.unsafe_load[width=2, alignment=4](2 * lane + 8))
-        .cast[shape.half()]()
-    )
-
-
-@always_inline
-def _keys[
-    shape: DecodeShape
-](plane: Shared[UInt8], step: Int) -> SIMD[shape.half(), 16]:
-    """Loads thirty-two elements of a chunk's keys."""
-    var lane = Int(lane_id())
-    var row = lane % 16
-    comptime if shape.is_quantized():
-        var codes = _matrices[False](
-            plane.unsafe_offset(place_of[shape](row, step + lane // 16))
-        )
-        return _key_halves[shape](codes)
-    var first = _matrices[False](
-        plane.unsafe_offset(place_of[shape](row, 2 * step + lane // 16))
-    )
-    var second = _matrices[False](
-        plane.unsafe_offset(place_of[shape](row, 2 * step + 2 + lane // 16))
-    )
-    return bitcast[shape.half(), 16](first.join(second))
-
-
-@always_inline
-def _key_halves[
-    shape: DecodeShape
-](codes: SIMD[DType.uint32, 4]) -> SIMD[shape.half(), 16]:
-    var upper = halves[shape.code](codes[0])
-    var lower = halves[shape.code](codes[1])
-    var first = _interleaved(upper, lower)
-    upper = halves[shape.code](codes[2])
-    lower = halves[shape.code](codes[3])
-    return rebind[SIMD[shape.half(), 16]](
-        first.join(_interleaved(upper, lower))
-    )
-
-
-@always_inline
-def _values[
-    shape: DecodeShape
-](plane: Shared[UInt8], step: Int) -> SIMD[shape.half(), 16]:
-    """Loads thirty-two elements of a chunk's values, transposed.
-
-    A register of codes has two elements of each of two values: one tile's rows
-    are the even elements, then the odd ones.
-    """
-    var lane = Int(lane_id())
-    comptime if shape.is_quantized():
-        var codes = _matrices[True](
-            plane.unsafe_offset(place_of[shape](lane % 16, step + lane // 16))
-        )
-        comptime for i in range(4):
-            codes[i] = even_odd(codes[i])
-        var first = halves[shape.code](codes[0]).join(
-            halves[shape.code](codes[1])
-        )
-        var second = halves[shape.code](codes[2]).join(
-            halves[shape.code](codes[3])
-        )
-        return rebind[SIMD[shape.half(), 16]](first.join(second))
-    var row = lane % 8 + lane // 16 * 8
-    var first = _matrices[True](
-        plane.unsafe_offset(place_of[shape](row, 2 * step + lane // 8 % 2))
-    )
-    var second = _matrices[True](
-        plane.unsafe_offset(place_of[shape](row, 2 * step + 2 + lane // 8 % 2))
-    )
-    return bitcast[shape.half(), 16](first.join(second))
-
-
-@always_inline
-def _interleaved(
-    upper: SIMD[DType.float16, 4], lower: SIMD[DType.float16, 4]
-) -> SIMD[DType.float16, 8]:
-    """Puts pairs of two rows as a left factor has them."""
-    return (
-        upper.slice[2]()
-        .join(lower.slice[2]())
-        .join(upper.slice[2, offset=2]().join(lower.slice[2, offset=2]()))
-    )
-
-
-@always_inline
-def _matrices[transpose: Bool](row: Shared[UInt8]) -> SIMD[DType.uint32, 4]:
-    """Loads four matrices of eight rows of 16 bytes; each lane names a row."""
-    return bitcast[DType.uint32, 4](
-        ld_matrix[simd_width=8, transpose=transpose](
-            row.unsafe_bitcast[BFloat16]()
-        )
-    )
-
-
-@always_inline
-def _right_factor[dtype: DType, //](tile: SIMD[dtype, 4]) -> SIMD[dtype, 4]:
-    """Lets a product of one multiplication be a factor of the next."""
-    return _transposed(tile.slice[2]()).join(
-        _transposed(tile.slice[2, offset=2]())
-    )
-
-
-@always_inline
-def _transposed[dtype: DType, //](pair: SIMD[dtype, 2]) -> SIMD[dtype, 2]:
-    """Transposes an 8 by 8 matrix that lies over a warp, a pair a lane."""
-    return bitcast[dtype, 2](
-        inlined_assembly[
-            "movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;",
-            UInt32,
-            constraints="=r,r",
-        ](bitcast[DType.uint32, 1](pair))
-    )
-
-
-@always_inline
-def _max_of_rows(own: Float32) -> Float32:
-    """Returns the largest of the lanes that have the same columns."""
-    var top = max(own, warp.shuffle_xor(own, 4))
-    top = max(top, warp.shuffle_xor(top, 8))
-    return max(top, warp.shuffle_xor(top, 16))
