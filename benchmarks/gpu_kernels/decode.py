@@ -75,7 +75,7 @@ def code_types(page_size: int, granularity: Granularity) -> CacheInputTypes:
         num_kv_heads=NUM_KV_HEADS,
         head_dim=HEAD_DIM,
         device=GPU,
-        quantization=Quantization(granularity),
+        quantization=Quantization(granularity=granularity),
         compute_dtype=DTYPE,
     )
 

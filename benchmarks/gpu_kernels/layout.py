@@ -10,7 +10,7 @@ from max.graph import DeviceRef
 from tests.kernels.batch import Batch, Pages
 from tests.kernels.buffers import to_buffer
 
-from kvcache.cache_inputs import CacheInputTypes
+from kvcache.cache_types import CacheInputTypes
 
 GPU = DeviceRef.GPU()
 DTYPE = DType.bfloat16
