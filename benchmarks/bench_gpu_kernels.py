@@ -38,12 +38,12 @@ from benchmarks.rows import Row, context, write
 from kvcache.ops import precompiled_package
 
 SUBJECTS: dict[str, ModuleType] = {
+    "decode": decode,
+    "prefill": prefill,
     "store": store,
     "rope_store": rope_store,
     "pages": pages,
     "host": host,
-    "decode": decode,
-    "prefill": prefill,
 }
 """What is measured; each compiles into a file of its own."""
 

@@ -62,6 +62,7 @@ def _check(
     device, contents = bench.device, to_array(pages)
     sources, targets = there.T
     bench.models["offload"].execute(pages, host, to_buffer(there, device))
+    device.synchronize()  # Reading pinned memory waits for nothing.
     np.testing.assert_array_equal(to_array(host)[targets], contents[sources])
     back = Buffer.zeros(pages.shape, DType.uint8, device)
     pairs = np.ascontiguousarray(there[:, ::-1])

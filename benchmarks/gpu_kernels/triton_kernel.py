@@ -8,13 +8,13 @@ import triton.language as tl
 
 @triton.jit
 def store(  # noqa: PLR0917
-    keys: Any,
-    values: Any,
-    pool: Any,
-    slots: Any,
-    layer_offset: Any,
-    values_offset: Any,
-    page_stride: Any,
+    keys: "Any",
+    values: "Any",
+    pool: "Any",
+    slots: "Any",
+    layer_offset: "Any",
+    values_offset: "Any",
+    page_stride: "Any",
     page_size: tl.constexpr,
     row: tl.constexpr,
 ) -> None:
@@ -32,7 +32,7 @@ def store(  # noqa: PLR0917
 
 @triton.jit
 def read(
-    words: Any, sums: Any, per_program: tl.constexpr, block: tl.constexpr
+    words: "Any", sums: "Any", per_program: tl.constexpr, block: tl.constexpr
 ) -> None:
     """Reads a stretch of words, and writes one sum."""
     program = tl.program_id(0)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ class Kernels:
     """The graphs of one configuration."""
 
     configuration: Configuration
-    models: Mapping[str, Model]
+    models: Mapping[str, Model] = field(repr=False)
     device: Device
 
     def store(
