@@ -10,7 +10,7 @@ from .checks import TOLERANCE, drawn
 from .configuration import Rotation
 from .models import Kernels
 
-EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
+EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
 """The most that rounding to the element type changes a number, relatively."""
 
 
