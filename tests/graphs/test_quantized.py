@@ -40,7 +40,7 @@ def test_rope_store_equals_reference(
     quantized_kernels: QuantizedKernels, data: st.DataObject
 ) -> None:
     configuration = quantized_kernels.configuration
-    batch = data.draw(batches(configuration, longest_new=40, far=True))
+    batch = data.draw(batches(configuration, longest_new=40))
     for rotation in configuration.rotations:
         check_rope_store(quantized_kernels, batch, rotation)
 
