@@ -1,5 +1,6 @@
 """Copies of whole pages inside the pool."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,19 +81,17 @@ def measure(bench: Bench) -> None:
         pool = kind.pool(bench, num_pages + 1)
         _check(bench, kind, pool, pairs)
 
-        def note(who: str, us: float) -> None:
-            bench.note(
-                f"copy {kind.name}",  # noqa: B023  (called at once)
-                who,
-                us,
-                num_bytes=2 * len(pairs) * kind.num_bytes,  # noqa: B023
-                page_size=kind.page_size,  # noqa: B023
-            )
-
+        note = functools.partial(
+            bench.note,
+            f"copy {kind.name}",
+            num_bytes=2 * len(pairs) * kind.num_bytes,
+            page_size=kind.page_size,
+        )
         inputs = pool, to_buffer(pairs, bench.device)
-        note("kvcache", bench.graph_us(f"copy_{kind.name}", *inputs, calls=1))
+        us = bench.graph_us(f"copy_{kind.name}", *inputs, calls=1)
+        note(who="kvcache", us=us)
         if bench.has_torch:
-            note("torch", _torch_us(bench, pool, pairs))
+            note(who="torch", us=_torch_us(bench, pool, pairs))
 
 
 def _check(

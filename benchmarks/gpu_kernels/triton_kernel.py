@@ -1,4 +1,8 @@
-"""Triton's kernels: the peers' store, a plain read. Importing takes Triton."""
+"""Triton's kernels: the peers' store, a plain read. Importing takes Triton.
+
+Annotations are strings where they are not Triton's own: it reads the others as
+values, and refuses those that are no constants.
+"""
 
 from typing import Any
 
@@ -7,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def store(  # noqa: PLR0917
+def store(  # noqa: PLR0917  (a kernel's tensors, in their order)
     keys: "Any",
     values: "Any",
     pool: "Any",

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 class _Extended:
-    """A named tuple with a field that its base class lacks."""
+    """A named tuple with a field that its base class lacks.
+
+    What reads `_fields` then works for all of them. The type checker knows no
+    named tuple that grows, and is told so: in here that the other base has
+    `_asdict`, below that a tuple of five is one of four for who wants four.
+    """
 
     __slots__ = ()
 
