@@ -5,6 +5,7 @@ that reads `../shared/data` or wants MAX's manager may skip on a laptop but not
 in CI.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -51,6 +52,21 @@ def mojo_environment() -> dict[str, str]:
     Not what native code in this process told Python by `setenv`.
     """
     return {k: v for k, v in os.environ.items() if k[:6] != "PYTHON"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has MAX compile its extension before several processes want it.
+
+    MAX does so at the first import, and writes the file where the others read.
+    A failure shows in the tests that import it.
+    """
+    max_package = importlib.util.find_spec("max")
+    if max_package is None or hasattr(config, "workerinput"):
+        return
+    (folder,) = max_package.submodule_search_locations or ()
+    if not list(Path(folder, "_kv_cache_ops", "__mojocache__").glob("*.so")):
+        command = [sys.executable, "-c", "import max._kv_cache_ops"]
+        subprocess.run(command, env=mojo_environment(), check=False)
 
 
 class MojoFile(pytest.File):

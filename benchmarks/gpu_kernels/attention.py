@@ -25,6 +25,7 @@ from benchmarks.gpu_kernels.layout import (
     NUM_Q_HEADS,
     Lengths,
     Step,
+    cache_types,
     drawn,
 )
 from kvcache import ops, reference
@@ -42,9 +43,9 @@ def add_attention(module: Module, page_sizes: Iterable[int]) -> None:
         add_ours(
             module,
             f"attention_{page_size}",
-            page_size,
+            cache_types(page_size),
             types=[QUERIES_TYPE],
-            op=_ours,
+            op=attend,
             keeps_all=True,
         )
     add_theirs(
@@ -95,13 +96,14 @@ def check_attention(bench: Bench, lengths: Lengths, page_size: int) -> None:
             )
 
 
-def _ours(
+def attend(
     cache: CacheInputs,
     queries: TensorValue,
     offsets: TensorValue,
     *,
     layer: int,
 ) -> TensorValue:
+    """Adds our attention of one layer."""
     return ops.attention(cache, queries, offsets, layer=layer, scale=SCALE)
 
 

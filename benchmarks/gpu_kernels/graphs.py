@@ -22,8 +22,8 @@ from benchmarks.gpu_kernels.layout import (
     MAX_PAGE_SIZE,
     NUM_KV_HEADS,
     NUM_LAYERS,
-    cache_types,
 )
+from kvcache.cache_types import CacheInputTypes
 from kvcache.graphs.ragged import row_offsets_type
 from kvcache.ops import CacheInputs, precompiled_package
 
@@ -45,7 +45,7 @@ Types = Sequence[TensorType | BufferType]
 def add_ours(
     module: Module,
     name: str,
-    page_size: int,
+    cache_types: CacheInputTypes,
     *,
     types: Types,
     op: Callable[..., TensorValue | None],
@@ -53,20 +53,20 @@ def add_ours(
 ) -> None:
     """Adds a graph that calls `op(cache, *inputs, offsets, layer=...)`.
 
-    Its inputs are the four of the cache, those of `types`, and row offsets.
+    Its inputs are those of the cache, those of `types`, and row offsets.
     Its output is what the last layer's call returns, if anything; with
     `keeps_all` what every layer's returns.
     """
     with Graph(
         name,
-        input_types=[*cache_types(page_size), *types, row_offsets_type(GPU)],
+        input_types=[*cache_types, *types, row_offsets_type(GPU)],
         custom_extensions=[precompiled_package()],
         module=module,
     ) as graph:
-        cache = CacheInputs.of(graph.inputs[:4])
+        cache = CacheInputs.of(graph.inputs[: len(cache_types)])
         inputs = [
             value.buffer if isinstance(value, BufferValue) else value.tensor
-            for value in graph.inputs[4:]
+            for value in graph.inputs[len(cache_types) :]
         ]
         results = [
             op(cache, *inputs, layer=layer) for layer in range(NUM_LAYERS)

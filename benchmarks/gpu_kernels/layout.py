@@ -112,6 +112,15 @@ class Step:
         shape = (self.pages.num_pages + 1, *page_shape(self.batch.page_size))
         return Buffer.zeros(shape, DTYPE, device)
 
+    def drawn_pool(self, device: Device) -> Buffer:
+        """Returns such a pool with drawn keys and values.
+
+        Zeros would be read faster: a chip that changes few bits needs less
+        power, and its clock is higher.
+        """
+        shape = page_shape(self.batch.page_size)
+        return repeated(drawn(device, *shape), self.pages.num_pages + 1)
+
     def for_max(self, device: Device) -> tuple[Buffer, ...]:
         """Returns what MAX's cache takes behind the pool.
 
@@ -138,3 +147,12 @@ def drawn(device: Device, *shape: int) -> Buffer:
     bits = np.random.default_rng(0).integers(0, 0x8000, shape, np.uint16)
     bits = (bits & 0x3FFF) | (bits & 0x4000) << 1
     return Buffer.from_numpy(bits).view(DTYPE).to(device)
+
+
+def repeated(page: Buffer, num_pages: int) -> Buffer:
+    """Returns a pool of pages that are all alike."""
+    shape = num_pages, *page.shape
+    pool = Buffer(page.dtype, shape, page.device)
+    for index in range(num_pages):
+        pool[index, ...].inplace_copy_from(page)
+    return pool

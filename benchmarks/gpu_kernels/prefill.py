@@ -21,6 +21,7 @@ from benchmarks.gpu_kernels.layout import (
     NUM_Q_HEADS,
     Lengths,
     Step,
+    cache_types,
     prefill,
 )
 from kvcache import ops
@@ -43,7 +44,7 @@ def add_graphs(module: Module) -> None:
     add_ours(
         module,
         "attention_of_max",
-        MAX_PAGE_SIZE,
+        cache_types(MAX_PAGE_SIZE),
         types=[QUERIES_TYPE],
         op=_max_over_ours,
         keeps_all=True,
@@ -70,7 +71,7 @@ def measure(bench: Bench) -> None:
 def _measure(bench: Bench, case: str, lengths: Lengths) -> None:
     device = bench.device
     step = Step.of(lengths, MAX_PAGE_SIZE, device, reads_all=True)
-    queries, pool = queries_for(step, device), step.empty_pool(device)
+    queries, pool = queries_for(step, device), step.drawn_pool(device)
     ours = (pool, *step.tables, queries, step.offsets)
     theirs = (queries, step.offsets, pool, *step.for_max(device))
     note = functools.partial(

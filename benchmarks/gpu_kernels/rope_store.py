@@ -26,6 +26,7 @@ from benchmarks.gpu_kernels.layout import (
     ROW_BYTES,
     Lengths,
     Step,
+    cache_types,
     decode,
     drawn,
     prefill,
@@ -54,7 +55,9 @@ def add_graphs(module: Module) -> None:
     ]
     for page_size in PAGE_SIZES:
         name = f"rope_store_{page_size}"
-        add_ours(module, name, page_size, types=types, op=ops.rope_store)
+        add_ours(
+            module, name, cache_types(page_size), types=types, op=ops.rope_store
+        )
     add_theirs(module, "rope_store_max", types=types, op=_max_rope_store)
 
 

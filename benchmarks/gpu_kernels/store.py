@@ -17,6 +17,7 @@ from benchmarks.gpu_kernels.layout import (
     ROW_BYTES,
     Lengths,
     Step,
+    cache_types,
     decode,
     drawn,
     prefill,
@@ -45,14 +46,14 @@ def add_graphs(module: Module) -> None:
         add_ours(
             module,
             f"store_{page_size}",
-            page_size,
+            cache_types(page_size),
             types=[rows, rows],
             op=ops.store,
         )
         add_ours(
             module,
             f"gather_{page_size}",
-            page_size,
+            cache_types(page_size),
             types=[results, results],
             op=ops.gather,
         )

@@ -46,7 +46,12 @@ def gather_kernel[
     comptime align = width * align_of[Scalar[dtype]]()
     comptime Share = RowShare[stride // width]
     comptime Guess = RowGuess[
-        dtype, kv_params, page_size, False, Share.is_warp_wide
+        dtype,
+        kv_params,
+        page_size,
+        after_cached=False,
+        is_warp_wide=Share.is_warp_wide,
+        is_decode=False,
     ]
     await_kernels_before()
     var row, vector = Share.row_and_item()

@@ -24,6 +24,7 @@ def rope_store_kernel[
     rope_dim: Int,
     interleaved: Bool,
     width: Int,
+    is_decode: Bool,
 ](
     work: RopeStore[
         dtype, kv_params, page_size, num_q_heads, rope_dim, interleaved
@@ -40,6 +41,7 @@ def rope_store_kernel[
         rope_dim: The leading elements of a head that turn.
         interleaved: Whether rotated pairs are neighbours.
         width: The pairs in a chunk.
+        is_decode: Whether there are no more rows than sequences.
 
     Args:
         work: The tensors of one layer.
@@ -49,7 +51,12 @@ def rope_store_kernel[
     comptime align = width * align_of[Scalar[dtype]]()
     comptime Share = RowShare[work.num_heads * Turn.num_chunks]
     comptime Guess = RowGuess[
-        dtype, kv_params, page_size, True, Share.is_warp_wide
+        dtype,
+        kv_params,
+        page_size,
+        after_cached=True,
+        is_warp_wide=Share.is_warp_wide,
+        is_decode=is_decode,
     ]
     await_kernels_before()
     var row, item = Share.row_and_item()
@@ -117,19 +124,27 @@ def rope_store_gpu[
     comptime Share = RowShare[work.num_heads * num_chunks]
     if total_tokens == 0 or work.batch.batch_size == 0:
         return
-    comptime kernel = rope_store_kernel[
-        dtype,
-        kv_params,
-        page_size,
-        num_q_heads,
-        rope_dim,
-        interleaved,
-        width,
-    ]
-    ctx.enqueue_function[kernel](
-        work,
-        Int32(total_tokens),
-        grid_dim=Share.num_blocks(total_tokens),
-        block_dim=ROW_THREADS,
-        attributes=overlapping_launch(),
-    )
+
+    def launch[is_decode: Bool]() raises {imm}:
+        comptime kernel = rope_store_kernel[
+            dtype,
+            kv_params,
+            page_size,
+            num_q_heads,
+            rope_dim,
+            interleaved,
+            width,
+            is_decode,
+        ]
+        ctx.enqueue_function[kernel](
+            work,
+            Int32(total_tokens),
+            grid_dim=Share.num_blocks(total_tokens),
+            block_dim=ROW_THREADS,
+            attributes=overlapping_launch(),
+        )
+
+    if total_tokens <= Int(work.batch.batch_size):
+        launch[True]()
+    else:
+        launch[False]()

@@ -2,7 +2,8 @@
 
 Each lookup waits for the one before: which sequence owns a row, how much of it
 is cached, which page comes next. So the first answer is guessed, and checked
-when it is there.
+when it is there. A decode step's pages are guessed too; elsewhere that guess
+would be wrong, and reading them cost a third of the memory's rate.
 """
 
 from kv_cache.types import KVCacheStaticParams
@@ -73,8 +74,10 @@ struct RowGuess[
     dtype: DType,
     kv_params: KVCacheStaticParams,
     page_size: Int,
+    *,
     after_cached: Bool,
     is_warp_wide: Bool,
+    is_decode: Bool,
 ](TrivialRegisterPassable):
     """What is read at once for a row, before it is known to be the right thing.
 
@@ -88,6 +91,7 @@ struct RowGuess[
         after_cached: Whether a sequence's rows come after its cached tokens;
             else they start at position 0.
         is_warp_wide: Whether the lanes of a warp ask for the same row.
+        is_decode: Whether no more rows are expected than sequences.
     """
 
     comptime CacheType = PagedKVCache[
@@ -95,7 +99,9 @@ struct RowGuess[
     ]
     """The view whose tables are read."""
 
-    comptime looks_up = Self.is_warp_wide and Self.after_cached
+    comptime looks_up = (
+        Self.is_warp_wide and Self.after_cached and Self.is_decode
+    )
     """Whether the first columns of the lookup table are read as well."""
 
     var rows: SequenceRows

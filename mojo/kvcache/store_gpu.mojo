@@ -17,7 +17,11 @@ from .vectors import gpu_width
 
 
 def store_kernel[
-    dtype: DType, kv_params: KVCacheStaticParams, page_size: Int, width: Int
+    dtype: DType,
+    kv_params: KVCacheStaticParams,
+    page_size: Int,
+    width: Int,
+    is_decode: Bool,
 ](
     keys: Pointer[Scalar[dtype], ImmUntrackedOrigin],
     values: Pointer[Scalar[dtype], ImmUntrackedOrigin],
@@ -33,6 +37,7 @@ def store_kernel[
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         width: The elements per vector.
+        is_decode: Whether there are no more rows than sequences.
 
     Args:
         keys: The new keys, `[total_tokens, num_kv_heads, head_dim]`.
@@ -46,7 +51,12 @@ def store_kernel[
     comptime align = width * align_of[Scalar[dtype]]()
     comptime Share = RowShare[stride // width]
     comptime Guess = RowGuess[
-        dtype, kv_params, page_size, True, Share.is_warp_wide
+        dtype,
+        kv_params,
+        page_size,
+        after_cached=True,
+        is_warp_wide=Share.is_warp_wide,
+        is_decode=is_decode,
     ]
     await_kernels_before()
     var row, vector = Share.row_and_item()
@@ -100,15 +110,24 @@ def store_gpu[
     comptime Share = RowShare[stride // width]
     if total_tokens == 0 or batch.batch_size == 0:
         return
-    comptime kernel = store_kernel[dtype, kv_params, page_size, width]
-    ctx.enqueue_function[kernel](
-        keys,
-        values,
-        key_cache,
-        value_cache.blocks.ptr,
-        batch,
-        Int32(total_tokens),
-        grid_dim=Share.num_blocks(total_tokens),
-        block_dim=ROW_THREADS,
-        attributes=overlapping_launch(),
-    )
+
+    def launch[is_decode: Bool]() raises {imm}:
+        comptime kernel = store_kernel[
+            dtype, kv_params, page_size, width, is_decode
+        ]
+        ctx.enqueue_function[kernel](
+            keys,
+            values,
+            key_cache,
+            value_cache.blocks.ptr,
+            batch,
+            Int32(total_tokens),
+            grid_dim=Share.num_blocks(total_tokens),
+            block_dim=ROW_THREADS,
+            attributes=overlapping_launch(),
+        )
+
+    if total_tokens <= Int(batch.batch_size):
+        launch[True]()
+    else:
+        launch[False]()
