@@ -151,8 +151,10 @@ def drawn(device: Device, *shape: int) -> Buffer:
 
 def repeated(page: Buffer, num_pages: int) -> Buffer:
     """Returns a pool of pages that are all alike."""
-    shape = num_pages, *page.shape
-    pool = Buffer(page.dtype, shape, page.device)
+    pool = Buffer(page.dtype, (num_pages, *page.shape), page.device)
+    num_bytes = page.num_elements * page.dtype.size_in_bytes
+    rows = pool.view(DType.uint8, (num_pages, num_bytes))
+    row = page.view(DType.uint8, (1, num_bytes))
     for index in range(num_pages):
-        pool[index, ...].inplace_copy_from(page)
+        rows[slice(index, index + 1), slice(None)].inplace_copy_from(row)
     return pool
