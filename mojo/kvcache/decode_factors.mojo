@@ -14,6 +14,7 @@ from .codes_gpu import even_odd, halves
 from .decode_call import Shared
 from .decode_shape import DecodeShape
 from .decode_stage import place_of
+from .overlap import load_after_wait
 
 
 @always_inline
@@ -38,12 +39,12 @@ def query_factor[
         The elements: a right factor.
     """
     comptime if shape.is_quantized():
-        return query.unsafe_load[width=4, alignment=8](4 * lane).cast[
+        return load_after_wait[4](query.unsafe_offset(4 * lane)).cast[
             shape.half()
         ]()
     return (
-        query.unsafe_load[width=2, alignment=4](2 * lane)
-        .join(query.unsafe_load[width=2, alignment=4](2 * lane + 8))
+        load_after_wait[2](query.unsafe_offset(2 * lane))
+        .join(load_after_wait[2](query.unsafe_offset(2 * lane + 8)))
         .cast[shape.half()]()
     )
 

@@ -22,6 +22,7 @@ from .decode_shape import LANES, DecodeShape
 from .decode_split import Run
 from .decode_stage import Loader, next_stage
 from .decode_warp import WarpSums
+from .overlap import await_kernels_before, overlapping_launch
 
 
 def decode_kernel[
@@ -38,6 +39,7 @@ def decode_kernel[
     """
     comptime ways = shape.warps() // shape.heads()
     comptime pending = Int32(shape.stages() - 2)
+    await_kernels_before()
     var shared = external_memory[
         UInt8, address_space=AddressSpace.SHARED, alignment=128
     ]()
@@ -99,6 +101,7 @@ def decode_gpu[
         grid_dim=blocks,
         block_dim=shape.warps() * LANES,
         shared_mem_bytes=bytes,
+        attributes=overlapping_launch(),
         func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(
             UInt32(bytes)
         ),

@@ -1,9 +1,9 @@
 """Finds the sequence that a row of a ragged batch belongs to, on a GPU.
 
 Each lookup waits for the one before: which sequence owns a row, how much of it
-is cached, which page comes next. So the first answer is guessed, and checked
-when it is there. A decode step's pages are guessed too; elsewhere that guess
-would be wrong, and reading them cost a third of the memory's rate.
+is cached, which page comes next. In a decode step, where each sequence has one
+row, the answers are guessed, and checked when they are there. Elsewhere guesses
+would be wrong, and reading them costs a third of the memory's rate.
 """
 
 from kv_cache.types import KVCacheStaticParams
@@ -30,6 +30,14 @@ struct SequenceRows(TrivialRegisterPassable):
 
     var num_before: Int
     """The tokens before its first row."""
+
+    @always_inline
+    def __init__(out self):
+        """Names no sequence: no row is held."""
+        self.seq = 0
+        self.start = 0
+        self.end = 0
+        self.num_before = 0
 
     @always_inline
     def __init__(out self, batch: RaggedBatch, seq: Int, num_before: Int):
@@ -81,8 +89,8 @@ struct RowGuess[
 ](TrivialRegisterPassable):
     """What is read at once for a row, before it is known to be the right thing.
 
-    It is right in a decode step: each sequence has one row. Elsewhere the row's
-    sequence is searched, and its page looked up, one read after the other.
+    Nothing is outside of a decode step: the row's sequence is searched, and its
+    page looked up, one read after the other. So it is where a guess is wrong.
 
     Parameters:
         dtype: The element type.
@@ -119,6 +127,10 @@ struct RowGuess[
             batch: The rows of each sequence; there must be one.
             row: The row.
         """
+        self.rows = SequenceRows()
+        self.entries = 0
+        comptime if not Self.is_decode:
+            return
         var seq = min(row, Int(batch.batch_size) - 1)
         var cached = 0
         # Volatile, so that these loads stay here: the compiler would make them
@@ -130,7 +142,6 @@ struct RowGuess[
                 ](seq)
             )
         self.rows = SequenceRows(batch, seq, cached)
-        self.entries = 0
         comptime if Self.looks_up:
             var num_columns = Int(cache.lookup_table.dim[1]())
             comptime for i in range(2):
@@ -154,8 +165,9 @@ struct RowGuess[
         Returns:
             The sequence; it does not hold a row that comes after all of them.
         """
-        if self.rows.holds(row):
-            return self.rows
+        comptime if Self.is_decode:
+            if self.rows.holds(row):
+                return self.rows
         var seq: Int
         comptime if Self.is_warp_wide and WARP_SIZE == 32:
             seq = _search_with_warp(batch, row)
