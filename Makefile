@@ -34,7 +34,8 @@ demo: $(READY)
 	$(BIN)/kvcache demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup \
+	  --no-loadscope-reorder $(TESTS)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

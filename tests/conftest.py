@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU_TESTS = ROOT / "tests" / "gpu"
-GRAPH_TESTS = ROOT / "tests" / "graphs"
 PEER_TESTS = ROOT / "tests" / "peers"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -121,10 +120,13 @@ def pytest_ignore_collect(
     return None if inside else True
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Marks what a folder or a fixture says about a test.
+
+    Before xdist's own hook, which reads the groups.
 
     Raises:
         pytest.UsageError: If a test outside `tests/gpu` is marked `gpu`; the
@@ -141,15 +143,17 @@ def pytest_collection_modifyitems(
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared_data)
         if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-def _group(path: Path) -> str:
+def _group(item: pytest.Item) -> str:
     """Returns what one process runs: a file, or all tests on kernels' graphs.
 
     Those are compiled once in each process that wants them.
     """
-    return "graphs" if path.is_relative_to(GRAPH_TESTS) else str(path)
+    if "compiled_kernels" in getattr(item, "fixturenames", ()):
+        return "kernels"
+    return str(item.path)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,6 +7,7 @@ ones; the full product is slow.
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,16 @@ from kvcache.model import load_model
 from models import smollm2_file
 from serving import Recorded, Served, Setting, count_ties, read_mtbench
 
-HARD = Setting(
-    prefix_cache=True,
-    num_steps=8,
-    chunk_size=32,
-    num_pages=70,
-    max_batch_size=8,
-)
+BASE = Setting(max_batch_size=20)
+HARD = replace(BASE, chunk_size=32, num_pages=70)
 SETTINGS = [
-    Setting(),
-    Setting(prefix_cache=False),
-    Setting(page_size=128, num_pages=64),
-    Setting(num_steps=1),
-    Setting(chunk_size=32),
-    Setting(chunk_size=512),
-    Setting(num_pages=70),
+    BASE,
+    replace(BASE, prefix_cache=False),
+    replace(BASE, page_size=128, num_pages=64),
+    replace(BASE, num_steps=1),
+    replace(BASE, chunk_size=32),
+    replace(BASE, chunk_size=512),
+    replace(BASE, num_pages=70),
     HARD,
 ]
 MOST_TIES = 4
@@ -55,7 +51,7 @@ def test_golden_prompts(served: Served, shared_data: Path) -> None:
         Recorded(g["prompt_ids"], g["new_ids"], g["top1_gaps"])
         for g in json.loads(path.read_text()).values()
     ]
-    requests, _ = served.serve(recorded, Setting())
+    requests, _ = served.serve(recorded, BASE)
     assert [r.output_ids for r in requests] == [r.output for r in recorded]
 
 
@@ -73,7 +69,8 @@ def test_mtbench_answers(
 @pytest.mark.parametrize(
     "setting",
     [
-        Setting(
+        replace(
+            BASE,
             page_size=page_size,
             prefix_cache=prefix_cache,
             num_steps=num_steps,
@@ -109,7 +106,7 @@ def test_quantized_caches_keep_most_of_the_mtbench_answers(
     share: float,
     record_property: Callable[[str, object], None],
 ) -> None:
-    requests, _ = served.serve(mtbench, Setting(kv_dtype=kv_dtype))
+    requests, _ = served.serve(mtbench, replace(BASE, kv_dtype=kv_dtype))
     kept = sum(
         same_tokens(wanted.output, request.output_ids)
         for wanted, request in zip(mtbench, requests, strict=True)
