@@ -73,14 +73,13 @@ MOJO_LAYERS = (
         "attention_units",
         "collection",
         "decode_warp",
-        "overlap",
         "rope",
     },
     {"decode_factors"},
     {"decode_stage"},
     {"decode_call"},
     {"attention_inputs", "decode_split"},
-    {"attention_softmax", "decode_shape", "quantized_pages"},
+    {"attention_softmax", "decode_shape", "overlap", "quantized_pages"},
     {
         "attention_products",
         "attention_rules",
@@ -92,7 +91,15 @@ MOJO_LAYERS = (
     {"codes_gpu", "layout", "quantize", "scales", "tensors", "tma"},
 )
 KVCORE_LAYERS = (
-    {"__init__", "extension"},  # what Python calls
+    {"__init__", "extension"},  # what Python calls, as a module
+    {
+        "digest_calls",
+        "look_calls",
+        "prefix_calls",
+        "running_calls",
+        "sequence_calls",
+    },
+    {"handle"},
     {"arrays", "running"},  # what Python has; a batch, step by step
     {"commit", "reserve"},
     {"lookup", "probe", "retain", "sharing"},
