@@ -8,6 +8,10 @@ from kvcache.graphs.increment import (
     increment_cache_lengths_graph,
     increment_replicas_graph,
 )
+from kvcache.graphs.latents import (
+    gather_latents_graph,
+    store_latents_graph,
+)
 from kvcache.graphs.rope_shift import rope_shift_graph
 from kvcache.graphs.rope_store import rope_store_graph
 from kvcache.graphs.store import store_graph
@@ -18,10 +22,12 @@ __all__ = [
     "attention_max_graph",
     "copy_pages_graph",
     "gather_graph",
+    "gather_latents_graph",
     "increment_cache_lengths_graph",
     "increment_replicas_graph",
     "rope_shift_graph",
     "rope_store_graph",
     "store_graph",
+    "store_latents_graph",
     "transfer_pages_graph",
 ]

@@ -17,6 +17,7 @@ def attention_graph(
     sink_tokens: int = 0,
     has_sinks: bool = False,
     softcap: float | None = None,
+    value_dim: int | None = None,
     name: str = "attention",
     module: Module | None = None,
 ) -> Graph:
@@ -25,8 +26,8 @@ def attention_graph(
     Inputs: those of the cache; queries
     `[total_tokens, num_q_heads, head_dim]`; `input_row_offsets` uint32
     `[batch_size + 1]`; with `has_sinks`, the sinks, float32 `[num_q_heads]`.
-    Output: the weighted values, of the queries' shape. The
-    pool must hold the new tokens already.
+    Output: the weighted values, of the queries' shape, or with `value_dim`
+    elements each. The pool must hold the new tokens already.
 
     Args:
         cache: The types of the cache's inputs.
@@ -37,6 +38,8 @@ def attention_graph(
         sink_tokens: The first tokens, which stay in sight.
         has_sinks: Whether each query head has a logit without a value.
         softcap: What bounds the scores.
+        value_dim: The leading elements of a latent that are its value; for a
+            cache of latents, and for no other.
         name: The graph's name; each in a module has its own.
         module: Collects graphs that are compiled together.
 
@@ -66,6 +69,7 @@ def attention_graph(
             sink_tokens=sink_tokens,
             sinks=sinks[0].tensor if sinks else None,
             softcap=softcap,
+            value_dim=value_dim,
         )
         graph.output(output)
     return graph

@@ -29,7 +29,7 @@ PYTHON_LAYERS = (
 )
 MOJO_LAYERS = (
     {"__init__"},
-    {"ops", "quantized_ops"},
+    {"latent_ops", "ops", "quantized_ops"},
     {"op_tensors"},
     {"attend_gpu"},
     {
@@ -41,6 +41,8 @@ MOJO_LAYERS = (
         "decode_gpu",
         "gather_cpu",
         "gather_gpu",
+        "gather_latents_cpu",
+        "gather_latents_gpu",
         "gather_quantized_cpu",
         "gather_quantized_gpu",
         "rope_shift_cpu",
@@ -51,12 +53,15 @@ MOJO_LAYERS = (
         "rope_store_quantized_gpu",
         "store_cpu",
         "store_gpu",
+        "store_latents_cpu",
+        "store_latents_gpu",
         "store_quantized_cpu",
         "store_quantized_gpu",
     },
     {"attention_parts"},
     # What kernels are made of.
     {
+        "attention_block",
         "attention_tile",
         "decode_merge",
         "max_cache",

@@ -1,8 +1,9 @@
 """Causal paged attention on a GPU.
 
-One block serves one new token under one key-value head. Its threads score a
-span of keys, one key each; then they add the values, one element each. Loads
-of values are contiguous over the threads. The softmax is computed on the fly.
+One block serves one new token under query heads that share a key-value head.
+Its threads score a span of keys, one key each; then they add the values, one
+element each. Loads of values are contiguous over the threads. The softmax is
+computed on the fly.
 
 See:
     [Online softmax](https://arxiv.org/abs/1805.02867), for the running
@@ -15,17 +16,13 @@ from max.gpu.host import DeviceContext
 from max.gpu.primitives import block
 from std.math import ceildiv, exp
 from std.memory import AddressSpace, stack_allocation
-from std.sys import align_of
 from std.utils.numerics import neg_inf
 
+from .attention_block import SPAN, add_teams, heads_per_block, score_key
 from .attention_rules import AttentionRules, RulesInUse
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
 from .scales import Quantization
-from .vectors import gpu_width
-
-comptime SPAN = 128
-"""The threads of a block, and the keys scored at once."""
 
 
 def attention_kernel[
@@ -36,6 +33,7 @@ def attention_kernel[
     rules_in_use: RulesInUse,
     kv_dtype: DType,
     quantization: Quantization,
+    value_dim: Int,
 ](
     output: Pointer[Scalar[dtype], MutUntrackedOrigin],
     queries: Pointer[Scalar[dtype], ImmUntrackedOrigin],
@@ -44,7 +42,7 @@ def attention_kernel[
     batch: RaggedBatch,
     rules: AttentionRules[rules_in_use],
 ):
-    """Computes one token under one key-value head per block.
+    """Computes one token under a few query heads per block.
 
     Parameters:
         dtype: The type of queries and results; sums are float32.
@@ -54,22 +52,24 @@ def attention_kernel[
         rules_in_use: The rules that the kernel is compiled with.
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
+        value_dim: The leading elements of a value that count.
 
     Args:
-        output: Receives the result, `[total_tokens, num_q_heads, head_dim]`.
-        queries: The queries, of the same shape.
+        output: Receives the result, `[total_tokens, num_q_heads, value_dim]`.
+        queries: The queries, `[total_tokens, num_q_heads, head_dim]`.
         keys: The layer's keys, those of the new tokens included.
         values: The layer's values, those of the new tokens included.
         batch: The rows of each sequence.
         rules: What a query sees, and how its scores are formed.
     """
     comptime head_dim = kv_params.head_size
-    comptime group = num_q_heads // kv_params.num_heads
-    comptime lanes = min(head_dim, SPAN)
-    comptime per_lane = ceildiv(head_dim, SPAN)
+    comptime group = heads_per_block(num_q_heads // kv_params.num_heads)
+    comptime lanes = min(value_dim, SPAN)
+    comptime per_lane = ceildiv(value_dim, SPAN)
     comptime teams = SPAN // lanes
     var row = Int(block_idx.x)
-    var head = Int(block_idx.y)
+    var first_head = Int(block_idx.y) * group
+    var head = first_head // (num_q_heads // kv_params.num_heads)
     var thread = Int(thread_idx.x)
     if row >= batch.num_rows():
         return
@@ -77,7 +77,7 @@ def attention_kernel[
     var position = keys.cache_length(seq) + row - batch.start(seq)
     var num_hidden = rules.num_hidden(position)
     var num_seen = rules.num_seen(position)
-    var first = (row * num_q_heads + head * group) * head_dim
+    var first = row * num_q_heads + first_head
 
     var query = stack_allocation[
         group * head_dim, Float32, address_space=AddressSpace.SHARED
@@ -87,11 +87,12 @@ def attention_kernel[
     ]()
     for i in range(thread, group * head_dim, SPAN):
         query[unsafe_offset=i] = (
-            queries[unsafe_offset=first + i].cast[DType.float32]() * rules.scale
+            queries[unsafe_offset=first * head_dim + i].cast[DType.float32]()
+            * rules.scale
         )
     var largest = Array[Float32, group](fill=0)
     comptime for g in range(group):
-        largest[g] = rules.first_largest(head * group + g)
+        largest[g] = rules.first_largest(first_head + g)
     var total = Array[Float32, group](fill=rules.first_weight())
     var sums = Array[Float32, group * per_lane](fill=0)
     var team, lane = divmod(thread, lanes)
@@ -121,7 +122,7 @@ def attention_kernel[
                 var value = values.block_paged_ptr[1](seq, seen, head)
                 comptime for i in range(per_lane):
                     var dim = lane + i * SPAN
-                    if dim < head_dim:
+                    if dim < value_dim:
                         var element = value[unsafe_offset=dim].cast[
                             DType.float32
                         ]()
@@ -135,107 +136,13 @@ def attention_kernel[
                             )
         barrier()
 
-    add_teams[group, head_dim, lanes, per_lane, teams](query, sums, team, lane)
-    for i in range(thread, group * head_dim, SPAN):
+    add_teams[group, value_dim, lanes, per_lane, teams](query, sums, team, lane)
+    for i in range(thread, group * value_dim, SPAN):
         var result = query[unsafe_offset=i]
         comptime for g in range(group):
-            if i // head_dim == g:
+            if i // value_dim == g:
                 result /= total[g]
-        output[unsafe_offset=first + i] = result.cast[dtype]()
-
-
-@always_inline
-def score_key[
-    kv_params: KVCacheStaticParams,
-    page_size: Int,
-    kv_dtype: DType,
-    quantization: Quantization,
-    //,
-    group: Int,
-](
-    query: Pointer[
-        Float32, MutUntrackedOrigin, address_space=AddressSpace.SHARED
-    ],
-    keys: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
-    seq: Int,
-    head: Int,
-    position: Int,
-) -> Array[Float32, group]:
-    """Multiplies one key with all queries of its group.
-
-    Parameters:
-        kv_params: The heads and the head size.
-        page_size: The tokens per page.
-        kv_dtype: The element type of the pool.
-        quantization: Which of its elements share a scale.
-        group: The query heads that share the key.
-
-    Args:
-        query: The queries, `[group, head_dim]`.
-        keys: The layer's keys.
-        seq: The sequence.
-        head: The key-value head.
-        position: The key's position in its sequence.
-
-    Returns:
-        The scores.
-    """
-    comptime head_dim = kv_params.head_size
-    comptime width = gpu_width[kv_dtype](keys.quantization_granularity)
-    comptime align = width * align_of[Scalar[kv_dtype]]()
-    var key = keys.block_paged_ptr[1](seq, position, head)
-    var score = Array[Float32, group](fill=0)
-    comptime for i in range(0, head_dim, width):
-        var piece = key.unsafe_load[width=width, alignment=align](i).cast[
-            DType.float32
-        ]()
-        comptime if keys.quantization_enabled:
-            piece *= keys.load_scale[1](seq, head, position, i)
-        comptime for g in range(group):
-            var part = query.unsafe_load[width=width](g * head_dim + i)
-            score[g] += (piece * part).reduce_add()
-    return score^
-
-
-@always_inline
-def add_teams[
-    group: Int, head_dim: Int, lanes: Int, per_lane: Int, teams: Int
-](
-    shared: Pointer[
-        Float32, MutUntrackedOrigin, address_space=AddressSpace.SHARED
-    ],
-    sums: Array[Float32, group * per_lane],
-    team: Int,
-    lane: Int,
-):
-    """Adds up what the teams of threads summed, one team after the other.
-
-    Parameters:
-        group: The query heads.
-        head_dim: The elements per head.
-        lanes: The threads in a team.
-        per_lane: The elements of a head that a thread holds.
-        teams: The number of teams.
-
-    Args:
-        shared: Receives the sums, `[group, head_dim]`.
-        sums: What this thread holds.
-        team: The thread's team; a thread past the last team holds nothing.
-        lane: The thread's place in its team.
-    """
-    for turn in range(teams):
-        if team == turn:
-            comptime for i in range(per_lane):
-                var dim = lane + i * SPAN
-                if dim < head_dim:
-                    comptime for g in range(group):
-                        var before = Float32(0)
-                        if turn > 0:
-                            before = shared[unsafe_offset=g * head_dim + dim]
-                        shared[unsafe_offset=g * head_dim + dim] = (
-                            before + sums[g * per_lane + i]
-                        )
-        barrier()
+        output[unsafe_offset=first * value_dim + i] = result.cast[dtype]()
 
 
 def attention_gpu[
@@ -247,6 +154,7 @@ def attention_gpu[
     quantization: Quantization,
     //,
     num_q_heads: Int,
+    value_dim: Int = kv_params.head_size,
 ](
     output: Pointer[Scalar[dtype], MutUntrackedOrigin],
     queries: Pointer[Scalar[dtype], ImmUntrackedOrigin],
@@ -257,7 +165,7 @@ def attention_gpu[
     total_tokens: Int,
     ctx: DeviceContext,
 ) raises:
-    """Launches the attention, one block a token and key-value head.
+    """Launches the attention, one block for a few heads of a token.
 
     Parameters:
         dtype: The type of queries and results; sums are float32.
@@ -267,10 +175,11 @@ def attention_gpu[
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
         num_q_heads: The query heads, a multiple of the key-value heads.
+        value_dim: The leading elements of a value that count.
 
     Args:
-        output: Receives the result, `[total_tokens, num_q_heads, head_dim]`.
-        queries: The queries, of the same shape.
+        output: Receives the result, `[total_tokens, num_q_heads, value_dim]`.
+        queries: The queries, `[total_tokens, num_q_heads, head_dim]`.
         keys: The layer's keys, those of the new tokens included.
         values: The layer's values, those of the new tokens included.
         batch: The rows of each sequence.
@@ -291,7 +200,9 @@ def attention_gpu[
         rules_in_use,
         kv_dtype,
         quantization,
+        value_dim,
     ]
+    comptime group = num_q_heads // kv_params.num_heads
     ctx.enqueue_function[kernel](
         output,
         queries,
@@ -299,6 +210,6 @@ def attention_gpu[
         values,
         batch,
         rules,
-        grid_dim=(total_tokens, kv_params.num_heads),
+        grid_dim=(total_tokens, num_q_heads // heads_per_block(group)),
         block_dim=SPAN,
     )

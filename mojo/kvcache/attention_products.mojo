@@ -3,8 +3,28 @@
 What a block adds up is held in registers. Sums are float32.
 """
 
+from std.math import gcd
+
 comptime BLOCK = 4
 """The rows, and the keys or the vectors of a value, of a block."""
+
+comptime LONGEST_UNROLLED = 256
+"""The most elements of a key that are multiplied without a loop."""
+
+comptime LOOP_ELEMENTS = 64
+"""The elements of a longer key that are multiplied in one turn of the loop."""
+
+
+def unrolled(dim: Int) -> Int:
+    """Returns how many elements of a key are multiplied without a loop.
+
+    Args:
+        dim: The elements of the key.
+
+    Returns:
+        All of them, or a divisor of them.
+    """
+    return dim if dim <= LONGEST_UNROLLED else gcd(dim, LOOP_ELEMENTS)
 
 
 @always_inline
@@ -41,18 +61,20 @@ def score_block[
     """
     comptime Vector = SIMD[DType.float32, width]
     var products = Array[Vector, rows * keys](fill=0)
-    comptime for i in range(0, dim, width):
-        var query = Array[Vector, rows](fill=0)
-        comptime for r in range(rows):
-            query[r] = queries.unsafe_load[width=width](r * dim + i)
-        comptime for k in range(keys):
-            var piece = key.unsafe_load[width=width](k * stride + i).cast[
-                DType.float32
-            ]()
+    comptime part = unrolled(dim)
+    for start in range(0, dim, part):
+        comptime for i in range(0, part, width):
+            var query = Array[Vector, rows](fill=0)
             comptime for r in range(rows):
-                products[r * keys + k] = piece.fma(
-                    query[r], products[r * keys + k]
-                )
+                query[r] = queries.unsafe_load[width=width](r * dim + start + i)
+            comptime for k in range(keys):
+                var piece = key.unsafe_load[width=width](
+                    k * stride + start + i
+                ).cast[DType.float32]()
+                comptime for r in range(rows):
+                    products[r * keys + k] = piece.fma(
+                        query[r], products[r * keys + k]
+                    )
     comptime for r in range(rows):
         comptime for k in range(keys):
             scores[unsafe_offset=r * span + k] = products[

@@ -104,6 +104,7 @@ def cache_collection[
     num_kv_heads: Int,
     head_dim: Int,
     quantization: Quantization = Quantization(),
+    is_mla: Bool = False,
 ](
     kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],
     cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
@@ -112,7 +113,9 @@ def cache_collection[
     kv_scales: OptionalReg[Pointer[Float32, MutUntrackedOrigin]] = None,
     out collection: PagedKVCacheCollection[
         dtype,
-        KVCacheStaticParams(num_heads=num_kv_heads, head_size=head_dim),
+        KVCacheStaticParams(
+            num_heads=num_kv_heads, head_size=head_dim, is_mla=is_mla
+        ),
         page_size,
         quantization,
     ],
@@ -125,6 +128,7 @@ def cache_collection[
         num_kv_heads: The key-value heads held on this device.
         head_dim: The elements per head.
         quantization: Which elements share a scale.
+        is_mla: Whether the pool has latents in the place of keys and values.
 
     Args:
         kv_blocks: The pool.

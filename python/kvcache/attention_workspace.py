@@ -26,10 +26,11 @@ def attention_workspace_type(
 
     Returns:
         uint32 `[words]`: a word for each block, and two parts of up to two
-        key-value heads. One word on the CPU, which wants none.
+        key-value heads. One word where none is wanted: on the CPU, and for
+        latents.
     """
     device: DeviceRef = cache.kv_blocks.device
-    if device.is_cpu():
+    if device.is_cpu() or cache.is_mla:
         return BufferType(DType.uint32, [1], device)
     group = -(-num_q_heads // cache.num_kv_heads)
     heads = 2 if cache.num_kv_heads % 2 == 0 else 1

@@ -16,7 +16,9 @@ class CacheInputs:
     """The graph values that describe the cache in one step.
 
     Raises:
-        ValueError: If a pool of 8 bits has no scales, or another has some.
+        ValueError: If a pool of 8 bits has no scales, or another has some, or
+            pages hold neither keys and values nor one latent a token.
+        TypeError: If a size of a page is symbolic.
     """
 
     kv_blocks: BufferValue
@@ -26,12 +28,27 @@ class CacheInputs:
     kv_scales: BufferValue | None = None
 
     def __post_init__(self) -> None:
+        self._check_pages()
         dtype = self.kv_blocks.dtype
         if (dtype in DTYPES) != (self.kv_scales is None):
             wanted = "no scales" if dtype in DTYPES else "scales"
             raise ValueError(f"a pool of {dtype.name} wants {wanted}")
         if self.kv_scales is not None:
             self._check_scales(self.kv_scales)
+
+    def _check_pages(self) -> None:
+        """Refuses pages that hold something else."""
+        if self.kv_dim not in {1, 2}:
+            raise ValueError(
+                "wanted pages of keys and values (2) or of latents (1), got"
+                f" {self.kv_dim}"
+            )
+        if self.is_mla and (self.num_kv_heads, self.kv_scales) != (1, None):
+            scales = "none" if self.kv_scales is None else "some"
+            raise ValueError(
+                "latents want one head and no scales, got"
+                f" {self.num_kv_heads} and {scales}"
+            )
 
     def _check_scales(self, scales: BufferValue) -> None:
         """Refuses scales that do not belong to pages of this shape."""
@@ -76,6 +93,16 @@ class CacheInputs:
         )
 
     @property
+    def kv_dim(self) -> int:
+        """Length of the pool's second axis: keys and values, or latents."""
+        return static_dim(self.kv_blocks, 1)
+
+    @property
+    def is_mla(self) -> bool:
+        """Whether pages hold one latent a token and no values."""
+        return self.kv_dim == 1
+
+    @property
     def num_layers(self) -> int:
         """Layers in the pool."""
         return static_dim(self.kv_blocks, 2)
@@ -98,11 +125,9 @@ class CacheInputs:
     @property
     def sizes(self) -> dict[str, int]:
         """What every kernel is compiled for."""
-        sizes = {
-            "page_size": self.page_size,
-            "num_kv_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-        }
+        sizes = {"page_size": self.page_size, "head_dim": self.head_dim}
+        if not self.is_mla:
+            sizes["num_kv_heads"] = self.num_kv_heads
         if self.kv_scales is not None:
             groups = static_dim(self.kv_scales, 5)
             sizes["granularity"] = self.granularity(self.kv_scales).number
@@ -128,6 +153,8 @@ class CacheInputs:
 
     def op(self, name: str) -> str:
         """Returns the name of the op that works on these pools."""
+        if self.is_mla:
+            return f"{name}_latents"
         return name if self.kv_scales is None else f"{name}_quantized"
 
     @property

@@ -23,6 +23,9 @@ POOL_DTYPES = (*DTYPES, *(DType[name] for name in QUANTIZED_DTYPES))
 
 MIN_HEAD_DIM = 8
 MAX_HEAD_DIM = 256
+MAX_LATENT_DIM = 576
+"""The longest latent: 512 elements that are a value too, and 64 rotated ones.
+"""
 
 _CPU = DeviceRef.CPU()
 
@@ -45,10 +48,12 @@ class CacheInputTypes:
             for no others.
         compute_dtype: The type of queries and of new rows; that of the pool
             unless the cache is quantised.
+        is_mla: Whether pages hold one latent a token, of `head_dim` elements,
+            and no values.
 
     Raises:
         ValueError: If a size or a dtype is one that the kernels do not take,
-            or `quantization` or `compute_dtype` do not fit the dtype.
+            or `quantization`, `compute_dtype` or `is_mla` do not fit the rest.
     """
 
     dtype: DType
@@ -59,24 +64,36 @@ class CacheInputTypes:
     device: DeviceRef
     quantization: Quantization | None = None
     compute_dtype: DType | None = None
+    is_mla: bool = False
 
     def __post_init__(self) -> None:
         check_one_of("dtype", self.dtype, POOL_DTYPES)
+        if self.is_mla:
+            self._check_latents()
         self._check_quantization()
         if self.page_size not in PAGE_SIZES:
             raise ValueError(
                 f"page_size must be one of {PAGE_SIZES}, got {self.page_size}"
             )
-        if self.head_dim not in range(MIN_HEAD_DIM, MAX_HEAD_DIM + 1, 8):
+        longest = MAX_LATENT_DIM if self.is_mla else MAX_HEAD_DIM
+        if self.head_dim not in range(MIN_HEAD_DIM, longest + 1, 8):
             raise ValueError(
                 f"head_dim must be a multiple of 8 from {MIN_HEAD_DIM} to"
-                f" {MAX_HEAD_DIM}, got {self.head_dim}"
+                f" {longest}, got {self.head_dim}"
             )
         for name in ("num_layers", "num_kv_heads"):
             if (value := getattr(self, name)) <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         if self.quantization is not None:
             self._scales_per_page(self.quantization)
+
+    def _check_latents(self) -> None:
+        """Refuses what latents do not have."""
+        check_one_of("dtype of latents", self.dtype, DTYPES)
+        if self.num_kv_heads != 1:
+            raise ValueError(
+                f"num_kv_heads must be 1 for latents, got {self.num_kv_heads}"
+            )
 
     def _check_quantization(self) -> None:
         """Refuses scales or types that do not fit the pool's type."""
@@ -104,6 +121,11 @@ class CacheInputTypes:
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
         )
+
+    @property
+    def kv_dim(self) -> int:
+        """Length of the pool's second axis: keys and values, or latents."""
+        return 1 if self.is_mla else 2
 
     @property
     def row_dtype(self) -> DType:
@@ -144,12 +166,12 @@ class CacheInputTypes:
     def kv_blocks(self) -> BufferType:
         """The pool.
 
-        `[total_num_pages, 2, num_layers, page_size, num_kv_heads, head_dim]`,
-        its last page the null page.
+        `[total_num_pages, kv_dim, num_layers, page_size, num_kv_heads,
+        head_dim]`, its last page the null page.
         """
         shape: tuple[str | int, ...] = (
             "total_num_pages",
-            2,
+            self.kv_dim,
             self.num_layers,
             self.page_size,
             self.num_kv_heads,

@@ -42,10 +42,12 @@ __all__ = [
     "attention_workspace_type",
     "copy_pages",
     "gather",
+    "gather_latents",
     "precompiled_package",
     "rope_shift",
     "rope_store",
     "store",
+    "store_latents",
     "transfer_pages",
 ]
 
@@ -81,8 +83,10 @@ def store(
             pool: a page has one for all its tokens.
 
     Raises:
-        ValueError: If a shape or dtype does not fit the pool.
+        ValueError: If a shape or dtype does not fit the pool, or it holds
+            latents.
     """
+    _want_values("store", cache)
     heads = [cache.num_kv_heads, cache.head_dim]
     dtype = _row_dtype("keys", cache, keys)
     _check("keys", keys, dtype, heads)
@@ -97,6 +101,50 @@ def store(
             keys,
             values,
             *_scales(cache, scales),
+            input_row_offsets,
+            *cache.tables,
+            _layer(cache, layer),
+        ],
+        parameters=cache.sizes,
+    )
+
+
+def store_latents(
+    cache: CacheInputs,
+    latents: TensorValue,
+    input_row_offsets: TensorValue,
+    *,
+    layer: int | TensorValue,
+) -> None:
+    """Stores the latents of a ragged batch behind its cached tokens.
+
+    A latent is what multi-head latent attention keeps of a token: what the
+    keys and values of all heads are made from, and behind it the part of the
+    key that is rotated, as it is after the rotation.
+
+    Args:
+        cache: The cache, one of latents.
+        latents: New latents, `[total_tokens, head_dim]`.
+        input_row_offsets: Where each sequence starts, uint32
+            `[batch_size + 1]`.
+        layer: The layer, as a number or as a uint32 scalar on the CPU.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit the pool, or it holds
+            keys and values.
+
+    References:
+        DeepSeek-V2, https://arxiv.org/abs/2405.04434.
+    """
+    _want_latents("store_latents", cache)
+    _check("latents", latents, cache.kv_blocks.dtype, [cache.head_dim])
+    _check_offsets("input_row_offsets", input_row_offsets)
+    ops.inplace_custom(
+        cache.op("kvcache.store"),
+        device=cache.kv_blocks.device,
+        values=[
+            cache.kv_blocks,
+            latents,
             input_row_offsets,
             *cache.tables,
             _layer(cache, layer),
@@ -135,8 +183,10 @@ def rope_store(
         The rotated queries, `[total_tokens, num_q_heads, head_dim]`.
 
     Raises:
-        ValueError: If a shape or dtype does not fit the pool.
+        ValueError: If a shape or dtype does not fit the pool, or it holds
+            latents.
     """
+    _want_values("rope_store", cache)
     width = static_dim(qkv, 1)
     heads, rest = divmod(width, cache.head_dim)
     num_q_heads = heads - 2 * cache.num_kv_heads
@@ -198,8 +248,10 @@ def gather(
         layer: The layer, as a number or as a uint32 scalar on the CPU.
 
     Raises:
-        ValueError: If a shape or dtype does not fit the pool.
+        ValueError: If a shape or dtype does not fit the pool, or it holds
+            latents.
     """
+    _want_values("gather", cache)
     heads = [cache.num_kv_heads, cache.head_dim]
     dtype = _row_dtype("keys", cache, keys)
     _check("keys", keys, dtype, heads)
@@ -213,6 +265,43 @@ def gather(
             keys,
             values,
             *cache.pools,
+            context_row_offsets,
+            *cache.tables,
+            _layer(cache, layer),
+        ],
+        parameters=cache.sizes,
+    )
+
+
+def gather_latents(
+    cache: CacheInputs,
+    latents: BufferValue,
+    context_row_offsets: TensorValue,
+    *,
+    layer: int | TensorValue,
+) -> None:
+    """Gathers the first latents of every sequence out of its pages.
+
+    Args:
+        cache: The cache, one of latents; `cache_lengths` does not matter here.
+        latents: Receives the latents, `[context_tokens, head_dim]`.
+        context_row_offsets: The output rows of each sequence, from its
+            position 0, uint32 `[batch_size + 1]`. Later rows stay as they are.
+        layer: The layer, as a number or as a uint32 scalar on the CPU.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit the pool, or it holds
+            keys and values.
+    """
+    _want_latents("gather_latents", cache)
+    _check("latents", latents, cache.kv_blocks.dtype, [cache.head_dim])
+    _check_offsets("context_row_offsets", context_row_offsets)
+    ops.inplace_custom(
+        cache.op("kvcache.gather"),
+        device=cache.kv_blocks.device,
+        values=[
+            latents,
+            cache.kv_blocks,
             context_row_offsets,
             *cache.tables,
             _layer(cache, layer),
@@ -319,7 +408,8 @@ def rope_shift(
             of `freqs`, uint32 `[num_shifts, 4]`.
         interleaved: Whether a pair are neighbours (GGUF) or half of `rope_dim`
             apart (Hugging Face), as in `rope_store`.
-        begin: The first of the `rope_dim` elements of a head that turn.
+        begin: The first of the `rope_dim` elements of a head that turn; of
+            latents, only those behind the value are rotated.
 
     Raises:
         ValueError: If a shape or dtype does not fit, or the pool is quantised.
@@ -362,6 +452,7 @@ def attention(
     sink_tokens: int = 0,
     sinks: TensorValue | None = None,
     softcap: float | None = None,
+    value_dim: int | None = None,
     workspace: BufferValue | None = None,
 ) -> TensorValue:
     """Attends causally over the pages, whose new tokens are stored already.
@@ -371,6 +462,10 @@ def attention(
     heads share key-value heads in groups; prefill, chunked prefill and decode
     may be mixed in a batch. A page of which no token sees anything is not
     read: its entry of the lookup table may be any.
+
+    In a cache of latents, all query heads share the latents as keys, and the
+    first `value_dim` elements of each as its value. So queries come, and
+    results go, in the latents' space (MLA's absorbed form).
 
     Args:
         cache: The cache.
@@ -387,18 +482,22 @@ def attention(
             apply to it.
         softcap: What bounds the scores: `softcap * tanh(score / softcap)` is
             in the place of `score`.
+        value_dim: The leading elements of a latent that are its value; for a
+            cache of latents, and for no other.
         workspace: From `attention_workspace`. By default the call has one of
             its own; all calls of a graph can share one, and in a subgraph they
             must.
 
     Returns:
-        The weighted values, of the shape of `queries`.
+        The weighted values, of the shape of `queries`; of latents,
+        `[total_tokens, num_q_heads, value_dim]`.
 
     Raises:
-        ValueError: If a shape or dtype does not fit the pool, or a rule is out
-            of its range.
+        ValueError: If a shape or dtype does not fit the pool, or `value_dim` or
+            a rule is out of its range.
     """
     num_q_heads = _check_queries(cache, queries, input_row_offsets)
+    _check_value_dim(cache, value_dim)
     _check_rules(window, sink_tokens, softcap)
     device = cache.kv_blocks.device
     if sinks is not None:
@@ -406,6 +505,11 @@ def attention(
     if workspace is None:
         workspace = attention_workspace(cache, num_q_heads)
     _check_workspace(workspace, cache, num_q_heads)
+    sizes = {**cache.sizes, "num_q_heads": num_q_heads}
+    if value_dim is not None:
+        sizes["value_dim"] = value_dim
+    shape: list[Dim | int] = [queries.shape[0], num_q_heads]
+    shape.append(value_dim or cache.head_dim)
     (output,) = ops.inplace_custom(
         cache.op("kvcache.attention"),
         device=device,
@@ -420,12 +524,11 @@ def attention(
             ops.constant(window or 0, DType.uint32, _CPU),
             ops.constant(sink_tokens, DType.uint32, _CPU),
             ops.constant(softcap or 0, DType.float32, _CPU),
-            workspace,
+            *([] if cache.is_mla else [workspace]),
         ],
-        out_types=[queries.type],
+        out_types=[TensorType(queries.dtype, shape, device)],
         parameters={
-            **cache.sizes,
-            "num_q_heads": num_q_heads,
+            **sizes,
             "has_window": window is not None,
             "has_sinks": sinks is not None,
             "has_softcap": softcap is not None,
@@ -464,6 +567,7 @@ def attention_max(
         ValueError: If a shape or dtype does not fit the pool, or the kernels
             of the device do not take it.
     """
+    _want_values("attention_max", cache)
     num_q_heads = _check_queries(cache, queries, input_row_offsets)
     device = cache.kv_blocks.device
     wanted = DType.float32 if device.is_cpu() else DType.bfloat16
@@ -508,6 +612,32 @@ def _check_queries(
     _check("queries", queries, _row_dtype("queries", cache, queries), heads)
     _check_offsets("input_row_offsets", input_row_offsets)
     return num_q_heads
+
+
+def _want_values(op: str, cache: CacheInputs) -> None:
+    """Refuses a cache of latents."""
+    if cache.is_mla:
+        raise ValueError(f"{op} wants pages of keys and values, got latents")
+
+
+def _want_latents(op: str, cache: CacheInputs) -> None:
+    """Refuses a cache of keys and values."""
+    if not cache.is_mla:
+        raise ValueError(f"{op} wants pages of latents, got keys and values")
+
+
+def _check_value_dim(cache: CacheInputs, value_dim: int | None) -> None:
+    """Refuses a part of a latent that cannot be its value."""
+    if not cache.is_mla:
+        if value_dim is not None:
+            raise ValueError(
+                f"value_dim ({value_dim}) wants latents, got keys and values"
+            )
+    elif value_dim not in range(8, cache.head_dim + 1, 8):
+        raise ValueError(
+            "value_dim must be a multiple of 8 from 8 to head_dim"
+            f" ({cache.head_dim}), got {value_dim}"
+        )
 
 
 def _check(

@@ -2,7 +2,8 @@
 
 Slow on purpose. Every kernel is tested against this module; nothing but tests
 and benchmarks imports it. The pool `kv_blocks` is
-`[num_pages + 1, 2, num_layers, page_size, num_kv_heads, head_dim]`.
+`[num_pages + 1, 2, num_layers, page_size, num_kv_heads, head_dim]`, and of
+latents `[num_pages + 1, 1, num_layers, page_size, 1, head_dim]`.
 """
 
 from typing import Any
@@ -33,6 +34,24 @@ def store(
             page = lookup_table[seq, column]
             kv_blocks[page, 0, layer, slot] = keys[row]
             kv_blocks[page, 1, layer, slot] = values[row]
+
+
+def store_latents(
+    kv_blocks: Floats,
+    latents: Floats,  # [total_tokens, head_dim]
+    input_row_offsets: Indices,  # [batch_size + 1]
+    cache_lengths: Indices,  # [batch_size], before this call
+    lookup_table: Indices,  # [batch_size, num_columns]
+    *,
+    layer: int,
+) -> None:
+    """Writes each sequence's new latents after its cached ones, in place."""
+    page_size = kv_blocks.shape[3]
+    for seq, cached in enumerate(cache_lengths.tolist()):
+        begin, end = input_row_offsets[seq : seq + 2].tolist()
+        for row in range(begin, end):
+            column, slot = divmod(cached + row - begin, page_size)
+            kv_blocks[lookup_table[seq, column], 0, layer, slot] = latents[row]
 
 
 def rope(
@@ -151,6 +170,23 @@ def gather(
             values[row] = kv_blocks[page, 1, layer, slot]
 
 
+def gather_latents(
+    kv_blocks: Floats,
+    latents: Floats,  # [context_tokens, head_dim]
+    context_row_offsets: Indices,  # [batch_size + 1]
+    lookup_table: Indices,  # [batch_size, num_columns]
+    *,
+    layer: int,
+) -> None:
+    """Copies each sequence's first latents out of its pages, in place."""
+    page_size = kv_blocks.shape[3]
+    for seq in range(len(lookup_table)):
+        begin, end = context_row_offsets[seq : seq + 2].tolist()
+        for row in range(begin, end):
+            column, slot = divmod(row - begin, page_size)
+            latents[row] = kv_blocks[lookup_table[seq, column], 0, layer, slot]
+
+
 def copy_pages(
     kv_blocks: Floats,
     pairs: Indices,  # [num_pairs, 2], source then target
@@ -173,11 +209,15 @@ def attention(
     sink_tokens: int = 0,
     sinks: Floats | None = None,  # [num_q_heads]
     softcap: float | None = None,
+    value_dim: int | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Returns causal attention over pages that hold the new tokens too."""
-    page_size, num_kv_heads = kv_blocks.shape[3:5]
-    output = np.empty(queries.shape, np.float64)
-    group = queries.shape[1] // num_kv_heads
+    """Returns causal attention over pages that hold the new tokens too.
+
+    With `value_dim`, pages hold latents: keys, whose first elements are values.
+    """
+    page_size, num_kv_heads, head_dim = kv_blocks.shape[3:]
+    num_q_heads = queries.shape[1]
+    output = np.empty((len(queries), num_q_heads, value_dim or head_dim))
     for seq, cached in enumerate(cache_lengths.tolist()):
         begin, end = input_row_offsets[seq : seq + 2].tolist()
         for row in range(begin, end):
@@ -193,16 +233,36 @@ def attention(
             slots = [slot for _, slot in places]
             keys, values = (
                 kv_blocks[pages, kv, layer, slots].astype(np.float64)
-                for kv in (0, 1)
+                for kv in (0, 0 if value_dim else 1)
             )
-            for head in range(queries.shape[1]):
-                query = queries[row, head].astype(np.float64)
-                scores = keys[:, head // group] @ query * scale
-                if softcap is not None:
-                    scores = softcap * np.tanh(scores / softcap)
-                sink = -np.inf if sinks is None else sinks[head]
-                largest = max(scores.max(), sink)
-                weights = np.exp(scores - largest)
-                total = weights.sum() + np.exp(sink - largest)
-                output[row, head] = weights @ values[:, head // group] / total
+            groups = np.split(np.arange(num_q_heads), num_kv_heads)
+            for head, group in enumerate(groups):
+                query = queries[row, group].astype(np.float64)
+                scores = query @ keys[:, head].T * scale
+                output[row, group] = (
+                    softmax(
+                        scores,
+                        None if sinks is None else sinks[group],
+                        softcap=softcap,
+                    )
+                    @ values[:, head, :value_dim]
+                )
     return output
+
+
+def softmax(
+    scores: npt.NDArray[np.float64],  # [num_heads, num_tokens]
+    sinks: Floats | None,  # [num_heads]
+    *,
+    softcap: float | None,
+) -> npt.NDArray[np.float64]:
+    """Returns each token's share; a sink takes one too, and shows none."""
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    if sinks is None:
+        sinks = np.full(len(scores), -np.inf)
+    largest = np.maximum(scores.max(axis=1), sinks)
+    weights = np.exp(scores - largest[:, None])
+    total = weights.sum(axis=1) + np.exp(sinks - largest)
+    shares: npt.NDArray[np.float64] = weights / total[:, None]
+    return shares

@@ -4,6 +4,8 @@ import pytest
 from max.driver import Accelerator
 
 from kernels.configuration import COVERING, DECODING
+from kernels.latent_configuration import LATENTS
+from kernels.latents import LatentKernels
 from kernels.models import CompiledKernels, Kernels, kernels_on
 from kernels.quantized import QuantizedKernels
 from kernels.quantized_configuration import (
@@ -44,3 +46,10 @@ def quantized_decode_kernels(
     compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
 ) -> QuantizedKernels:
     return QuantizedKernels(compiled_kernels.of(request.param))
+
+
+@pytest.fixture(scope="session", params=LATENTS, ids=str)
+def latent_kernels(
+    compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> LatentKernels:
+    return LatentKernels(compiled_kernels.of(request.param))

@@ -15,10 +15,12 @@ from kvcache.graphs import (
     attention_max_graph,
     copy_pages_graph,
     gather_graph,
+    gather_latents_graph,
     increment_cache_lengths_graph,
     rope_shift_graph,
     rope_store_graph,
     store_graph,
+    store_latents_graph,
     transfer_pages_graph,
 )
 from kvcache.graphs.ragged import row_offsets_type
@@ -47,6 +49,7 @@ def cache_types(
         num_kv_heads=configuration.num_kv_heads,
         head_dim=configuration.head_dim,
         device=device,
+        is_mla=configuration.value_dim is not None,
     )
 
 
@@ -101,12 +104,13 @@ def _add(
     module: Module, configuration: Configuration, cache: CacheInputTypes
 ) -> None:
     layer, heads = configuration.layer, configuration.num_q_heads
-    store_graph(
-        cache, layer=layer, name=f"{configuration}_store", module=module
-    )
-    gather_graph(
-        cache, layer=layer, name=f"{configuration}_gather", module=module
-    )
+    names = (f"{configuration}_store", f"{configuration}_gather")
+    if cache.is_mla:
+        store_latents_graph(cache, layer=layer, name=names[0], module=module)
+        gather_latents_graph(cache, layer=layer, name=names[1], module=module)
+    else:
+        store_graph(cache, layer=layer, name=names[0], module=module)
+        gather_graph(cache, layer=layer, name=names[1], module=module)
     copy_pages_graph(cache, name=f"{configuration}_copy_pages", module=module)
     for rules in configuration.rules:
         attention_graph(
@@ -118,24 +122,33 @@ def _add(
             sink_tokens=rules.sink_tokens,
             has_sinks=rules.has_sinks,
             softcap=rules.softcap,
+            value_dim=configuration.value_dim,
             name=f"{configuration}_{rules}",
             module=module,
         )
+    _add_rotations(module, configuration, cache)
+
+
+def _add_rotations(
+    module: Module, configuration: Configuration, cache: CacheInputTypes
+) -> None:
     for rotation in configuration.rotations:
-        rope_store_graph(
-            cache,
-            num_q_heads=heads,
-            rope_dim=rotation.rope_dim,
-            interleaved=rotation.interleaved,
-            layer=layer,
-            name=f"{configuration}_{rotation}",
-            module=module,
-        )
+        if not cache.is_mla:
+            rope_store_graph(
+                cache,
+                num_q_heads=configuration.num_q_heads,
+                rope_dim=rotation.rope_dim,
+                interleaved=rotation.interleaved,
+                layer=configuration.layer,
+                name=f"{configuration}_{rotation}",
+                module=module,
+            )
         if cache.kv_scales is None:
             rope_shift_graph(
                 cache,
                 rope_dim=rotation.rope_dim,
                 interleaved=rotation.interleaved,
+                begin=configuration.value_dim or 0,
                 name=f"{configuration}_shift_{rotation}",
                 module=module,
             )

@@ -154,6 +154,7 @@ def check_attention(kernels: Kernels, batch: Batch, rules: Rules) -> None:
         sink_tokens=rules.sink_tokens,
         sinks=sinks,
         softcap=rules.softcap,
+        value_dim=configuration.value_dim,
     )
     assert np.isfinite(expected).all()
 
@@ -205,7 +206,7 @@ def seen_pool(
         (positions,) = np.nonzero(rules.seen(cached, new))
         columns, slots = np.divmod(positions, configuration.page_size)
         places = table[seq, columns]
-        for kv in range(2):
+        for kv in range(configuration.kv_dim):
             pool[places, kv, configuration.layer, slots] = drawn(
                 rng, configuration, len(positions), *configuration.row
             )

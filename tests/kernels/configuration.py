@@ -63,12 +63,16 @@ class Configuration:
     rules: tuple[Rules, ...] = (CAUSAL,)
     kept: Kept | None = None
     """How the pool differs from `dtype`, if it does."""
+    value_dim: int | None = None
+    """The leading elements of a latent that are its value, if there are latents
+    in the place of keys and values."""
 
     def __str__(self) -> str:
         kept = "" if self.kept is None else f"{self.kept}_"
+        value = "" if self.value_dim is None else f"_v{self.value_dim}"
         return (
             f"{kept}{self.dtype}_p{self.page_size}_kv{self.num_kv_heads}"
-            f"_q{self.num_q_heads}_d{self.head_dim}"
+            f"_q{self.num_q_heads}_d{self.head_dim}{value}"
         )
 
     @property
@@ -93,9 +97,14 @@ class Configuration:
         return self.num_kv_heads, self.head_dim
 
     @property
+    def kv_dim(self) -> int:
+        """How many rows a token has: a key and a value, or one latent."""
+        return 2 if self.value_dim is None else 1
+
+    @property
     def page(self) -> tuple[int, int, int, int, int]:
         """The shape of one page."""
-        return 2, self.num_layers, self.page_size, *self.row
+        return self.kv_dim, self.num_layers, self.page_size, *self.row
 
     @property
     def scales_of_page(self) -> tuple[int, ...]:
