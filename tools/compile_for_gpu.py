@@ -30,6 +30,7 @@ from tests.kernels.configuration import (
     LARGE_PAGES,
     ONNX_FLOAT32,
 )
+from tests.kernels.latent_configuration import LATENTS
 from tests.kernels.models import MEF_NAME
 from tests.kernels.quantized_configuration import (
     DECODING_QUANTIZED,
@@ -52,8 +53,10 @@ FEW = (
     replace(LARGE_PAGES, rules=(CAUSAL,)),
     replace(QUANTIZED[1], rules=(CAUSAL,)),
     replace(DECODING_QUANTIZED[-1], rules=DECODING_QUANTIZED[-1].rules[-1:]),
+    replace(LATENTS[-1], rules=LATENTS[-1].rules[-1:], rotations=()),
 )
-"""Both attention kernels, plain and over codes, with all rules or none."""
+"""Both attention kernels, plain and over codes, with all rules or none; the
+kernels over latents."""
 
 
 def virtual_hopper() -> Accelerator:

@@ -408,8 +408,8 @@ def rope_shift(
             of `freqs`, uint32 `[num_shifts, 4]`.
         interleaved: Whether a pair are neighbours (GGUF) or half of `rope_dim`
             apart (Hugging Face), as in `rope_store`.
-        begin: The first of the `rope_dim` elements of a head that turn; of
-            latents, only those behind the value are rotated.
+        begin: The first of the `rope_dim` elements of a head that turn; for
+            latents, where their rotated part begins, behind the value.
 
     Raises:
         ValueError: If a shape or dtype does not fit, or the pool is quantised.
@@ -423,6 +423,10 @@ def rope_shift(
         raise ValueError(
             "rope_dim must be even and, from begin on, in the head"
             f" ({head_dim}), got {rope_dim} from {begin} on"
+        )
+    if static_dim(kv_blocks, 1) == 1 and begin == 0:
+        raise ValueError(
+            "begin must be where the rotated part of a latent begins, got 0"
         )
     _check("freqs", freqs, DType.float32, [rope_dim])
     _check("shifts", shifts, DType.uint32, [4])

@@ -57,7 +57,7 @@ class KVCacheParams:
     n_kv_heads: int
     """Key-value heads of the model, over all devices."""
     head_dim: int
-    """Elements per head."""
+    """Elements per head; of a latent, those of its rotated part as well."""
     enable_prefix_caching: bool = False
     """Whether requests share the pages of equal prefixes."""
     enable_kvcache_swapping_to_host: bool = False

@@ -186,6 +186,17 @@ def test_queries_must_be_as_long_as_latents() -> None:
         attention(LATENTS, rows(16, 512), value_dim=512)
 
 
+def test_the_part_that_is_a_value_does_not_turn() -> None:
+    freqs = TensorType(DType.float32, ["rows", 64], CPU)
+    shifts = TensorType(DType.uint32, ["shifts", 4], CPU)
+    types = [LATENTS.kv_blocks, freqs, shifts]
+    with Graph("refused", input_types=types) as graph:
+        pool, angles, which = graph.inputs
+        with pytest.raises(ValueError, match="begin must be where"):
+            ops.rope_shift(pool.buffer, angles.tensor, which.tensor)
+        graph.output()
+
+
 def test_no_workspace_is_wanted() -> None:
     types = ops.CacheInputTypes(**{**SIZES, "device": DeviceRef.GPU()})
     assert list(ops.attention_workspace_type(types, 128).shape) == [1]
