@@ -31,6 +31,7 @@ from benchmarks.gpu_kernels import (
     prefill,
     rope_store,
     store,
+    store_codes,
 )
 from benchmarks.gpu_kernels.bench import Bench
 from benchmarks.gpu_tests import gpu_name
@@ -42,6 +43,7 @@ SUBJECTS: dict[str, ModuleType] = {
     "prefill": prefill,
     "store": store,
     "rope_store": rope_store,
+    "store_codes": store_codes,
     "pages": pages,
     "host": host,
 }

@@ -9,6 +9,7 @@ from max.driver import Buffer, Device
 from max.dtype import DType
 
 from benchmarks.gpu_kernels.bench import Bench, Ceilings
+from benchmarks.gpu_kernels.layout import drawn, repeated
 from kvcache.manager.host import host_buffer
 
 DEVICE_BYTES = 2**32
@@ -25,7 +26,10 @@ def measure_ceilings(device: Device) -> Ceilings:
     """
     bench = Bench({}, device, {})
     one, other = (
-        Buffer.zeros([DEVICE_BYTES], DType.uint8, device) for _ in "ab"
+        repeated(drawn(device, 2**20), DEVICE_BYTES // 2**21).view(
+            DType.uint8, [DEVICE_BYTES]
+        )
+        for _ in "ab"
     )
     part = one[slice(0, HOST_BYTES)]
     pinned = host_buffer([HOST_BYTES], DType.uint8, device)

@@ -87,7 +87,8 @@ def _angles() -> np.ndarray:
     return both.astype(np.float32)
 
 
-def _inputs(step: Step, device: Device) -> tuple[Buffer, Buffer]:
+def rope_inputs(step: Step, device: Device) -> tuple[Buffer, Buffer]:
+    """Draws the rows of a batch, and returns the angles of all positions."""
     qkv = drawn(device, step.batch.num_rows, WIDTH)
     return qkv, to_buffer(_angles(), device)
 
@@ -96,7 +97,7 @@ def _check(bench: Bench, page_size: int) -> None:
     """Holds the queries and the last layer against the reference."""
     device = bench.device
     step = Step.of(MIXED, page_size, device)
-    qkv, freqs = _inputs(step, device)
+    qkv, freqs = rope_inputs(step, device)
     pool = step.empty_pool(device)
     (queries,) = bench.models[f"rope_store_{page_size}"].execute(
         pool, *step.tables, qkv, freqs, step.offsets
@@ -122,7 +123,7 @@ def _check(bench: Bench, page_size: int) -> None:
 def _measure(bench: Bench, case: str, lengths: Lengths, page_size: int) -> None:
     device = bench.device
     step = Step.of(lengths, page_size, device)
-    qkv, freqs = _inputs(step, device)
+    qkv, freqs = rope_inputs(step, device)
     pool = step.empty_pool(device)
 
     def note(who: str, us: float) -> None:

@@ -6,12 +6,11 @@ past its end hold zeros.
 
 from max.gpu.primitives import warp
 from std.bit import log2_floor, next_power_of_two
-from std.sys import size_of
 
 from .quantize import quantize, scale_of
+from .overlap import load_after_wait
 from .quantized_pages import QuantizedPages
 from .scales import SHARED_WIDTH
-from .vectors import GPU_VECTOR_BYTES
 
 comptime Piece = SIMD[DType.float32, SHARED_WIDTH]
 """What one thread holds of a head."""
@@ -45,10 +44,9 @@ def load_piece[
     Returns:
         Eight elements.
     """
-    comptime align = min(GPU_VECTOR_BYTES, SHARED_WIDTH * size_of[dtype]())
-    return source.unsafe_load[width=SHARED_WIDTH, alignment=align](
-        element
-    ).cast[DType.float32]()
+    return load_after_wait[SHARED_WIDTH](source.unsafe_offset(element)).cast[
+        DType.float32
+    ]()
 
 
 @always_inline

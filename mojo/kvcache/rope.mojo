@@ -113,6 +113,9 @@ struct Rope[head_dim: Int, rope_dim: Int, interleaved: Bool, width: Int]:
     ):
         """Turns one chunk of a head, computing in float32.
 
+        Nothing is read as if it were constant: a GPU's kernel may overlap the
+        one that wrote it.
+
         Parameters:
             dtype: The element type.
 
@@ -127,10 +130,12 @@ struct Rope[head_dim: Int, rope_dim: Int, interleaved: Bool, width: Int]:
         var pair = chunk * Self.width
         var first, second = Self.places(chunk)
         var x, y = Self.turn(
-            source.unsafe_load[width=Self.width](first),
-            source.unsafe_load[width=Self.width](second),
-            freqs.unsafe_load[width=Self.width](pair),
-            freqs.unsafe_load[width=Self.width](Self.rope_dim // 2 + pair),
+            source.unsafe_load[width=Self.width, invariant=False](first),
+            source.unsafe_load[width=Self.width, invariant=False](second),
+            freqs.unsafe_load[width=Self.width, invariant=False](pair),
+            freqs.unsafe_load[width=Self.width, invariant=False](
+                Self.rope_dim // 2 + pair
+            ),
         )
         target.unsafe_store(first, x)
         target.unsafe_store(second, y)
@@ -156,5 +161,6 @@ struct Rope[head_dim: Int, rope_dim: Int, interleaved: Bool, width: Int]:
         """
         var element = 2 * chunk * Self.width
         target.unsafe_store(
-            element, source.unsafe_load[width=2 * Self.width](element)
+            element,
+            source.unsafe_load[width=2 * Self.width, invariant=False](element),
         )

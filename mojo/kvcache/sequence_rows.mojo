@@ -14,6 +14,7 @@ from std.math import ceildiv
 
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
+from .scales import Quantization
 
 
 struct SequenceRows(TrivialRegisterPassable):
@@ -86,6 +87,7 @@ struct RowGuess[
     after_cached: Bool,
     is_warp_wide: Bool,
     is_decode: Bool,
+    quantization: Quantization = Quantization(),
 ](TrivialRegisterPassable):
     """What is read at once for a row, before it is known to be the right thing.
 
@@ -100,10 +102,11 @@ struct RowGuess[
             else they start at position 0.
         is_warp_wide: Whether the lanes of a warp ask for the same row.
         is_decode: Whether no more rows are expected than sequences.
+        quantization: Which elements of the pool share a scale.
     """
 
     comptime CacheType = PagedKVCache[
-        Self.dtype, Self.kv_params, Self.page_size
+        Self.dtype, Self.kv_params, Self.page_size, Self.quantization
     ]
     """The view whose tables are read."""
 

@@ -1,15 +1,15 @@
 """Quantises the keys and values of a ragged batch into pages, on a GPU."""
 
 from kv_cache.types import KVCacheStaticParams
-from max.gpu import block_idx, thread_idx
 from max.gpu.host import DeviceContext
-from std.math import ceildiv
 
+from .overlap import await_kernels_before, overlapping_launch
 from .quantized_lanes import Piece, keep_piece, lanes_of, load_piece
 from .quantized_pages import QuantizedPages
 from .ragged import RaggedBatch
+from .row_share import ROW_THREADS, RowShare
 from .scales import SHARED_WIDTH, Quantization
-from .vectors import THREADS
+from .sequence_rows import RowGuess, SequenceRows
 
 
 def store_quantized_kernel[
@@ -18,11 +18,13 @@ def store_quantized_kernel[
     kv_params: KVCacheStaticParams,
     page_size: Int,
     quantization: Quantization,
+    is_decode: Bool,
 ](
     keys: Pointer[Scalar[dtype], ImmUntrackedOrigin],
     values: Pointer[Scalar[dtype], ImmUntrackedOrigin],
     pages: QuantizedPages[kv_dtype, kv_params, page_size, quantization],
     batch: RaggedBatch,
+    total_tokens: Int32,
 ):
     """Keeps eight elements of a key and of a value per thread.
 
@@ -32,37 +34,52 @@ def store_quantized_kernel[
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         quantization: Which elements share a scale.
+        is_decode: Whether there are no more rows than sequences.
 
     Args:
         keys: The new keys, `[total_tokens, num_kv_heads, head_dim]`.
         values: The new values, of the same shape.
         pages: The layer's keys and values.
         batch: The rows of each sequence.
+        total_tokens: The rows in `keys`.
     """
     comptime head_dim = kv_params.head_size
-    var item = Int(block_idx.x) * THREADS + Int(thread_idx.x)
-    var head_of_all, lane = divmod(item, lanes_of(head_dim))
-    var row, head = divmod(head_of_all, kv_params.num_heads)
+    comptime lanes = lanes_of(head_dim)
+    comptime Share = RowShare[kv_params.num_heads * lanes]
+    comptime Guess = RowGuess[
+        kv_dtype,
+        kv_params,
+        page_size,
+        after_cached=True,
+        is_warp_wide=Share.is_warp_wide,
+        is_decode=is_decode,
+        quantization=quantization,
+    ]
+    await_kernels_before()
+    var row, item = Share.row_and_item()
+    var head, lane = divmod(item, lanes)
     var element = lane * SHARED_WIDTH
-    var is_there = row < batch.num_rows() and element < head_dim
-    var seq, position, is_first = 0, 0, False
+    var is_row = row < Int(total_tokens)
+    var is_piece = is_row and item < Share.num_items and element < head_dim
     var key, value = Piece(0), Piece(0)
-    if is_there:
-        seq = batch.sequence_of(row)
-        position = pages.keys.cache_length(seq) + row - batch.start(seq)
-        is_first = row == batch.start(seq) or position % page_size == 0
-        var source = head_of_all * head_dim + element
-        key, value = load_piece(keys, source), load_piece(values, source)
+    var rows = SequenceRows()
+    if is_row:
+        var guess = Guess(pages.keys, batch, row)
+        if is_piece:
+            var source = (row * kv_params.num_heads + head) * head_dim + element
+            key, value = load_piece(keys, source), load_piece(values, source)
+        rows = guess.sequence(pages.keys, batch, row)
+    var position = rows.position(row)
     comptime for kv in range(2):
         keep_piece[kv](
             pages,
             key if kv == 0 else value,
-            seq=seq,
+            seq=rows.seq,
             position=position,
             head=head,
             element=element,
-            is_there=is_there,
-            is_first=is_first,
+            is_there=is_piece and rows.holds(row),
+            is_first=row == rows.start or position % page_size == 0,
         )
 
 
@@ -101,17 +118,28 @@ def store_quantized_gpu[
     Raises:
         If a task fails.
     """
-    comptime per_row = kv_params.num_heads * lanes_of(kv_params.head_size)
-    if total_tokens == 0:
-        return
-    comptime kernel = store_quantized_kernel[
-        dtype, kv_dtype, kv_params, page_size, quantization
+    comptime Share = RowShare[
+        kv_params.num_heads * lanes_of(kv_params.head_size)
     ]
-    ctx.enqueue_function[kernel](
-        keys,
-        values,
-        pages,
-        batch,
-        grid_dim=ceildiv(total_tokens * per_row, THREADS),
-        block_dim=THREADS,
-    )
+    if total_tokens == 0 or batch.batch_size == 0:
+        return
+
+    def launch[is_decode: Bool]() raises {imm}:
+        comptime kernel = store_quantized_kernel[
+            dtype, kv_dtype, kv_params, page_size, quantization, is_decode
+        ]
+        ctx.enqueue_function[kernel](
+            keys,
+            values,
+            pages,
+            batch,
+            Int32(total_tokens),
+            grid_dim=Share.num_blocks(total_tokens),
+            block_dim=ROW_THREADS,
+            attributes=overlapping_launch(),
+        )
+
+    if total_tokens <= Int(batch.batch_size):
+        launch[True]()
+    else:
+        launch[False]()
