@@ -29,7 +29,7 @@ def store_latents_graph(
         The graph.
     """
     shape: list[str | int] = ["total_tokens", cache.head_dim]
-    rows = TensorType(cache.dtype, shape, cache.device)
+    rows = TensorType(cache.row_dtype, shape, cache.device)
     with Graph(
         name,
         input_types=[*cache, rows, row_offsets_type(cache.device)],
@@ -70,7 +70,7 @@ def gather_latents_graph(
         The graph.
     """
     shape: list[str | int] = ["context_tokens", cache.head_dim]
-    rows = BufferType(cache.dtype, shape, cache.device)
+    rows = BufferType(cache.row_dtype, shape, cache.device)
     with Graph(
         name,
         input_types=[*cache, rows, row_offsets_type(cache.device)],

@@ -29,7 +29,7 @@ PYTHON_LAYERS = (
 )
 MOJO_LAYERS = (
     {"__init__"},
-    {"latent_ops", "ops", "quantized_ops"},
+    {"latent_ops", "latent_quantized_ops", "ops", "quantized_ops"},
     {"op_tensors"},
     {"attend_gpu"},
     {

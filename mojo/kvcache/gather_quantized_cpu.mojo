@@ -33,8 +33,9 @@ def gather_quantized_cpu[
         quantization: Which elements share a scale.
 
     Args:
-        keys: Receives the keys, `[context_tokens, num_kv_heads, head_dim]`.
-        values: Receives the values, of the same shape.
+        keys: Receives the keys, or latents, `[context_tokens, num_kv_heads,
+            head_dim]`.
+        values: Receives the values, of the same shape; of latents, untouched.
         key_cache: The layer's keys.
         value_cache: The layer's values.
         context: The output rows of each sequence, from its position 0.
@@ -56,12 +57,13 @@ def gather_quantized_cpu[
                     position + token,
                     head,
                 )
-                read_head(
-                    value_cache,
-                    values.unsafe_offset(first),
-                    seq,
-                    position + token,
-                    head,
-                )
+                comptime if not kv_params.is_mla:
+                    read_head(
+                        value_cache,
+                        values.unsafe_offset(first),
+                        seq,
+                        position + token,
+                        head,
+                    )
 
     parallel_page_runs[after_cached=False](read_run, key_cache, context)

@@ -36,8 +36,9 @@ def gather_quantized_kernel[
         quantization: Which elements share a scale.
 
     Args:
-        keys: Receives the keys, `[context_tokens, num_kv_heads, head_dim]`.
-        values: Receives the values, of the same shape.
+        keys: Receives the keys, or latents, `[context_tokens, num_kv_heads,
+            head_dim]`.
+        values: Receives the values, of the same shape; of latents, untouched.
         key_cache: The layer's keys.
         value_cache: The layer's values.
         context: The output rows of each sequence, from its position 0.
@@ -52,7 +53,7 @@ def gather_quantized_kernel[
     var seq = context.sequence_of(row)
     var position = row - context.start(seq)
     var element = piece * SHARED_WIDTH
-    comptime for kv in range(2):
+    comptime for kv in range(1 if kv_params.is_mla else 2):
         var cache = key_cache if kv == 0 else value_cache
         var codes = cache.block_paged_ptr[1](
             seq, position, head, element
@@ -90,8 +91,9 @@ def gather_quantized_gpu[
         quantization: Which elements share a scale.
 
     Args:
-        keys: Receives the keys, `[context_tokens, num_kv_heads, head_dim]`.
-        values: Receives the values, of the same shape.
+        keys: Receives the keys, or latents, `[context_tokens, num_kv_heads,
+            head_dim]`.
+        values: Receives the values, of the same shape; of latents, untouched.
         key_cache: The layer's keys.
         value_cache: The layer's values.
         context: The output rows of each sequence, from its position 0.

@@ -1,7 +1,7 @@
 """One head of one token on a GPU: eight elements a thread.
 
-A head has the threads of a power of two that lie side by side in a warp; those
-past its end hold zeros.
+A head has the threads of a power of two that lie side by side, in a warp or, of
+a latent, in several; those past its end hold zeros.
 """
 
 from max.gpu.primitives import warp
@@ -23,7 +23,7 @@ def lanes_of(length: Int) -> Int:
         length: The elements of a head or of a group, a multiple of 8.
 
     Returns:
-        The threads, those past the end included; a warp at most.
+        The threads, those past the end included; of a group, a warp at most.
     """
     return next_power_of_two(length // SHARED_WIDTH)
 

@@ -31,8 +31,9 @@ def store_quantized_cpu[
         quantization: Which elements share a scale.
 
     Args:
-        keys: The new keys, `[total_tokens, num_kv_heads, head_dim]`.
-        values: The new values, of the same shape.
+        keys: The new keys, or latents, `[total_tokens, num_kv_heads,
+            head_dim]`.
+        values: The new values, of the same shape; of latents, not looked at.
         pages: The layer's keys and values.
         batch: The rows of each sequence.
 
@@ -46,15 +47,17 @@ def store_quantized_cpu[
         comptime if not pages.scale_layout.is_per_token:
             for head in range(num_heads):
                 pages.keep_given_scale[0](seq, position, head)
-                pages.keep_given_scale[1](seq, position, head)
+                comptime if not kv_params.is_mla:
+                    pages.keep_given_scale[1](seq, position, head)
         for token in range(run):
             for head in range(num_heads):
                 var first = ((row + token) * num_heads + head) * head_dim
                 pages.keep_head[0](
                     keys.unsafe_offset(first), seq, position + token, head
                 )
-                pages.keep_head[1](
-                    values.unsafe_offset(first), seq, position + token, head
-                )
+                comptime if not kv_params.is_mla:
+                    pages.keep_head[1](
+                        values.unsafe_offset(first), seq, position + token, head
+                    )
 
     parallel_page_runs[after_cached=True](keep_run, pages.keys, batch)

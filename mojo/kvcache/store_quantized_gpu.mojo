@@ -37,8 +37,9 @@ def store_quantized_kernel[
         is_decode: Whether there are no more rows than sequences.
 
     Args:
-        keys: The new keys, `[total_tokens, num_kv_heads, head_dim]`.
-        values: The new values, of the same shape.
+        keys: The new keys, or latents, `[total_tokens, num_kv_heads,
+            head_dim]`.
+        values: The new values, of the same shape; of latents, not looked at.
         pages: The layer's keys and values.
         batch: The rows of each sequence.
         total_tokens: The rows in `keys`.
@@ -67,10 +68,12 @@ def store_quantized_kernel[
         var guess = Guess(pages.keys, batch, row)
         if is_piece:
             var source = (row * kv_params.num_heads + head) * head_dim + element
-            key, value = load_piece(keys, source), load_piece(values, source)
+            key = load_piece(keys, source)
+            comptime if not kv_params.is_mla:
+                value = load_piece(values, source)
         rows = guess.sequence(pages.keys, batch, row)
     var position = rows.position(row)
-    comptime for kv in range(2):
+    comptime for kv in range(1 if kv_params.is_mla else 2):
         keep_piece[kv](
             pages,
             key if kv == 0 else value,
@@ -108,8 +111,9 @@ def store_quantized_gpu[
         quantization: Which elements share a scale.
 
     Args:
-        keys: The new keys, `[total_tokens, num_kv_heads, head_dim]`.
-        values: The new values, of the same shape.
+        keys: The new keys, or latents, `[total_tokens, num_kv_heads,
+            head_dim]`.
+        values: The new values, of the same shape; of latents, not looked at.
         pages: The layer's keys and values.
         batch: The rows of each sequence.
         total_tokens: The rows in `keys`.

@@ -8,7 +8,11 @@ from max.dtype import DType
 from max.graph import BufferValue, StaticDim, TensorValue, Value
 
 from kvcache.cache_types import DTYPES
-from kvcache.quantization import Granularity, group_sizes
+from kvcache.quantization import (
+    LONGEST_LATENT_GROUP,
+    Granularity,
+    group_sizes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +47,20 @@ class CacheInputs:
                 "wanted pages of keys and values (2) or of latents (1), got"
                 f" {self.kv_dim}"
             )
-        if self.is_mla and (self.num_kv_heads, self.kv_scales) != (1, None):
-            scales = "none" if self.kv_scales is None else "some"
-            raise ValueError(
-                "latents want one head and no scales, got"
-                f" {self.num_kv_heads} and {scales}"
-            )
+        if self.is_mla and self.num_kv_heads != 1:
+            raise ValueError(f"latents want one head, got {self.num_kv_heads}")
 
     def _check_scales(self, scales: BufferValue) -> None:
         """Refuses scales that do not belong to pages of this shape."""
         shape = list(scales.shape)
         pages = list(self.kv_blocks.shape[:3])
         page_size, num_heads = self.page_size, self.num_kv_heads
-        groups = [
+        wanted = [] if self.is_mla else [[1, 1, 1], [1, num_heads, 1]]
+        wanted += [
             [page_size, num_heads, self.head_dim // size]
             for size in group_sizes(self.head_dim)
+            if not self.is_mla or size <= LONGEST_LATENT_GROUP
         ]
-        wanted = [[1, 1, 1], [1, num_heads, 1], *groups]
         fits = shape[:3] == pages and shape[3:] in wanted
         if scales.dtype != DType.float32 or not fits:
             raise ValueError(
@@ -154,7 +155,7 @@ class CacheInputs:
     def op(self, name: str) -> str:
         """Returns the name of the op that works on these pools."""
         if self.is_mla:
-            return f"{name}_latents"
+            name = f"{name}_latents"
         return name if self.kv_scales is None else f"{name}_quantized"
 
     @property

@@ -49,7 +49,8 @@ class CacheInputTypes:
         compute_dtype: The type of queries and of new rows; that of the pool
             unless the cache is quantised.
         is_mla: Whether pages hold one latent a token, of `head_dim` elements,
-            and no values.
+            and no values. Quantised, they have scales for groups of up to 256
+            elements of each token.
 
     Raises:
         ValueError: If a size or a dtype is one that the kernels do not take,
@@ -89,7 +90,8 @@ class CacheInputTypes:
 
     def _check_latents(self) -> None:
         """Refuses what latents do not have."""
-        check_one_of("dtype of latents", self.dtype, DTYPES)
+        if self.quantization is not None:
+            self.quantization.check_latents(self.head_dim)
         if self.num_kv_heads != 1:
             raise ValueError(
                 f"num_kv_heads must be 1 for latents, got {self.num_kv_heads}"
@@ -136,14 +138,14 @@ class CacheInputTypes:
     def kv_scales(self) -> BufferType | None:
         """The pool of scales, if the cache is quantised.
 
-        float32 `[total_num_pages, 2, num_layers, slots, heads, groups]`; see
-        `Quantization.scales_per_page` for the last three.
+        float32 `[total_num_pages, kv_dim, num_layers, slots, heads,
+        groups]`; see `Quantization.scales_per_page` for the last three.
         """
         if self.quantization is None:
             return None
         shape: tuple[str | int, ...] = (
             "total_num_pages",
-            2,
+            self.kv_dim,
             self.num_layers,
             *self._scales_per_page(self.quantization),
         )

@@ -13,6 +13,9 @@ SCALE_BYTES = 4
 
 _GROUP_SIZES = (8, 16, 32, 64, 128, 256)
 
+LONGEST_LATENT_GROUP = 256
+"""The most elements of a latent that share a scale: a GPU's warp takes them."""
+
 
 class Granularity(StrEnum):
     """Which elements of a pool share a scale."""
@@ -93,6 +96,26 @@ class Quantization:
                 f" {head_dim}, got {group_size}"
             )
         return page_size, num_kv_heads, head_dim // group_size
+
+    def check_latents(self, latent_dim: int) -> None:
+        """Verifies that latents can be kept so.
+
+        Args:
+            latent_dim: Elements of a latent.
+
+        Raises:
+            InvalidParamsError: If tokens have no scales of their own, or a
+                group is too long.
+        """
+        longest = LONGEST_LATENT_GROUP
+        if self.granularity is not Granularity.TOKEN:
+            raise InvalidParamsError(
+                f"latents want granularity token, got {self.granularity}"
+            )
+        if (size := self.group_size or latent_dim) > longest:
+            raise InvalidParamsError(
+                f"latents want a group_size of at most {longest}, got {size}"
+            )
 
 
 def group_sizes(head_dim: int) -> list[int]:

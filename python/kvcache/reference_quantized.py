@@ -103,13 +103,62 @@ def store_quantized(
 
     Where no scales are given, each token's groups have their own.
     """
+    _store_rows(
+        kv_blocks,
+        kv_scales,
+        np.stack([keys, values], axis=1),
+        input_row_offsets,
+        cache_lengths,
+        lookup_table,
+        kv_dtype=kv_dtype,
+        layer=layer,
+        scales=scales,
+    )
+
+
+def store_latents_quantized(
+    kv_blocks: Codes,
+    kv_scales: Floats,
+    latents: Floats,  # [total_tokens, head_dim]
+    input_row_offsets: Indices,  # [batch_size + 1]
+    cache_lengths: Indices,  # [batch_size], before this call
+    lookup_table: Indices,  # [batch_size, num_columns]
+    *,
+    kv_dtype: str,
+    layer: int,
+) -> None:
+    """Writes codes of the new tokens and their scales, in place."""
+    _store_rows(
+        kv_blocks,
+        kv_scales,
+        latents[:, None, None],
+        input_row_offsets,
+        cache_lengths,
+        lookup_table,
+        kv_dtype=kv_dtype,
+        layer=layer,
+    )
+
+
+def _store_rows(
+    kv_blocks: Codes,
+    kv_scales: Floats,
+    rows: Floats,  # [total_tokens, kv_dim, num_kv_heads, head_dim]
+    input_row_offsets: Indices,
+    cache_lengths: Indices,
+    lookup_table: Indices,
+    *,
+    kv_dtype: str,
+    layer: int,
+    scales: Floats | None = None,
+) -> None:
     num_groups = kv_scales.shape[-1]
     for seq, cached in enumerate(cache_lengths.tolist()):
         begin, end = input_row_offsets[seq : seq + 2].tolist()
         for row in range(begin, end):
             column, slot = divmod(cached + row - begin, kv_blocks.shape[3])
             page = lookup_table[seq, column]
-            for kv, head in enumerate((keys[row], values[row])):
+            for kv, head in enumerate(rows[row]):
                 groups = head.reshape(len(head), num_groups, -1)
                 if scales is None:
                     scale = scale_of(groups, kv_dtype)

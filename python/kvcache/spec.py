@@ -157,9 +157,7 @@ class KVCacheParams:
                 f"got {self.dtype}"
             )
         if self.is_mla:
-            raise InvalidParamsError(
-                "quantization wants pages of keys and values, got is_mla=True"
-            )
+            self.quantization.check_latents(self.head_dim)
         self.scales_per_page(self.quantization, self.page_size or 1)
 
     @property

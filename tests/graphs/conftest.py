@@ -4,7 +4,7 @@ import pytest
 from max.driver import CPU
 
 from kernels.configuration import COVERING
-from kernels.latent_configuration import LATENTS
+from kernels.latent_configuration import LATENTS, QUANTIZED_LATENTS
 from kernels.latents import LatentKernels
 from kernels.models import CompiledKernels, Kernels, kernels_on
 from kernels.quantized import QuantizedKernels
@@ -35,3 +35,10 @@ def latent_kernels(
     compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
 ) -> LatentKernels:
     return LatentKernels(compiled_kernels.of(request.param))
+
+
+@pytest.fixture(scope="session", params=QUANTIZED_LATENTS, ids=str)
+def quantized_latent_kernels(
+    compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> QuantizedKernels:
+    return QuantizedKernels(compiled_kernels.of(request.param))

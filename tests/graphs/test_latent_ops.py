@@ -8,7 +8,7 @@ from max.dtype import DType
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
 from kvcache import ops
-from kvcache.quantization import Quantization
+from kvcache.quantization import Granularity, Quantization
 
 CPU = DeviceRef.CPU()
 SIZES: dict[str, Any] = {
@@ -19,6 +19,12 @@ SIZES: dict[str, Any] = {
     "head_dim": 576,
     "device": CPU,
     "is_mla": True,
+}
+TENSOR = Quantization(granularity=Granularity.TENSOR)
+CODES: dict[str, Any] = {
+    "dtype": DType.int8,
+    "compute_dtype": DType.float32,
+    "quantization": Quantization(group_size=64),
 }
 LATENTS = ops.CacheInputTypes(**SIZES)
 PLAIN = ops.CacheInputTypes(**{**SIZES, "is_mla": False, "head_dim": 64})
@@ -64,13 +70,14 @@ def build(
         ({"head_dim": 584}, "multiple of 8 from 8 to 576, got 584"),
         ({"head_dim": 574}, "multiple of 8 from 8 to 576, got 574"),
         (
-            {
-                "dtype": DType.int8,
-                "quantization": Quantization(),
-                "compute_dtype": DType.bfloat16,
-            },
-            "dtype of latents must be one of float32, .*, got DType.int8",
+            {**CODES, "quantization": TENSOR},
+            "latents want granularity token, got tensor",
         ),
+        (
+            {**CODES, "quantization": Quantization()},
+            "latents want a group_size of at most 256, got 576",
+        ),
+        ({"dtype": DType.int8}, "int8 wants a quantization"),
         (
             {"is_mla": False},
             "head_dim must be a multiple of 8 from 8 to 256, got 576",
@@ -97,13 +104,36 @@ def test_pages_have_one_row_a_token() -> None:
             (3, 2, 16, 1, 64),
             r"values \(2\) or of latents \(1\), got 3",
         ),
-        ((1, 2, 16, 4, 64), "want one head and no scales, got 4 and none"),
+        ((1, 2, 16, 4, 64), "latents want one head, got 4"),
     ],
 )
 def test_other_pages_are_refused(shape: tuple[int, ...], message: str) -> None:
     pool = BufferType(DType.float32, ["pages", *shape], CPU)
     with Graph("refused", input_types=[pool, *list(PLAIN)[1:]]) as graph:
         with pytest.raises(ValueError, match=message):
+            ops.CacheInputs.of(graph.inputs)
+        graph.output()
+
+
+def test_codes_have_scales_for_each_token() -> None:
+    types = ops.CacheInputTypes(**{**SIZES, **CODES})
+    assert list(types.kv_blocks.shape)[1:] == [1, 2, 16, 1, 576]
+    assert types.kv_scales is not None
+    assert list(types.kv_scales.shape)[1:] == [1, 2, 16, 1, 9]
+    assert types.scales is None
+    assert types.row_dtype == DType.float32
+    build(ops.store_latents, types, rows(576, dtype=DType.bfloat16), layer=0)
+    output = attention(types, rows(16, 576), value_dim=512)
+    assert output.dtype == DType.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (16, 1, 1), (16, 1, 10)])
+def test_other_scales_are_refused(shape: tuple[int, int, int]) -> None:
+    blocks = BufferType(DType.int8, LATENTS.kv_blocks.shape, CPU)
+    scales = BufferType(DType.float32, ["total_num_pages", 1, 2, *shape], CPU)
+    types = [blocks, *list(LATENTS)[1:], scales]
+    with Graph("refused", input_types=types) as graph:
+        with pytest.raises(ValueError, match="kv_scales must be float32"):
             ops.CacheInputs.of(graph.inputs)
         graph.output()
 

@@ -11,6 +11,9 @@ from kernels.latent_attention import check_absorbed
 from kernels.latent_configuration import DEEPSEEK_FLOAT32
 from kernels.latents import LatentKernels, check_gather, check_store
 from kernels.models import CompiledKernels
+from kernels.quantized import QuantizedKernels
+from kernels.quantized_checks import check_copy_pages as check_copies_of_codes
+from kernels.quantized_latents import check_every_op as check_quantized
 from kernels.rope_shift import check_rope_shift
 
 
@@ -54,6 +57,32 @@ def test_copy_pages_equals_reference(
     latent_kernels: LatentKernels, pairs: np.ndarray, seed: int
 ) -> None:
     check_copy_pages(latent_kernels.kernels, pairs, seed=seed)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_ops_on_codes_equal_reference_at_the_edges(
+    quantized_latent_kernels: QuantizedKernels, regime: str
+) -> None:
+    page_size = quantized_latent_kernels.configuration.page_size
+    check_quantized(quantized_latent_kernels, regimes(page_size)[regime])
+
+
+@given(st.data())
+@settings(max_examples=10)
+def test_ops_on_codes_equal_reference(
+    quantized_latent_kernels: QuantizedKernels, data: st.DataObject
+) -> None:
+    configuration = quantized_latent_kernels.configuration
+    batch = data.draw(batches(configuration, longest_new=5))
+    check_quantized(quantized_latent_kernels, batch)
+
+
+@given(pairs=page_pairs(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=3)
+def test_copied_pages_take_their_scales_along(
+    quantized_latent_kernels: QuantizedKernels, pairs: np.ndarray, seed: int
+) -> None:
+    check_copies_of_codes(quantized_latent_kernels, pairs, seed=seed)
 
 
 def test_latents_give_what_multi_head_attention_gives(

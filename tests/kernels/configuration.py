@@ -115,7 +115,7 @@ class Configuration:
             group_size=self.kept.group_size,
         )
         return (
-            2,
+            self.kv_dim,
             self.num_layers,
             *quantization.scales_per_page(
                 page_size=self.page_size,

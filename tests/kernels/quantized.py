@@ -133,6 +133,31 @@ class QuantizedKernels:
         )
         return _to_host(buffers)
 
+    def store_latents(
+        self, pool: Pool, latents: Array, batch: Batch, pages: Pages
+    ) -> Pool:
+        """Returns the pool with the new latents."""
+        kernels, buffers = self.kernels, self._buffers(pool)
+        kernels.run(
+            "store",
+            *self._cache(buffers, batch, pages),
+            kernels.elements(latents),
+            kernels.indices(batch.input_row_offsets),
+        )
+        return _to_host(buffers)
+
+    def gather_latents(
+        self, pool: Pool, latents: Array, batch: Batch, pages: Pages
+    ) -> Array:
+        """Returns `latents` with the sequences' tokens in them."""
+        kernels, output = self.kernels, self.kernels.elements(latents)
+        kernels.run(
+            "gather",
+            *self._cache(self._buffers(pool), batch, pages),
+            *(output, kernels.indices(batch.context_row_offsets)),
+        )
+        return to_array(output)
+
     def rope_store(
         self,
         pool: Pool,

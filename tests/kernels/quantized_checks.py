@@ -201,6 +201,7 @@ def check_attention(
         sink_tokens=rules.sink_tokens,
         sinks=sinks,
         softcap=rules.softcap,
+        value_dim=configuration.value_dim,
     )
     assert np.isfinite(expected).all()
 
@@ -210,7 +211,7 @@ def check_attention(
 
     tolerance = dict(TOLERANCE[configuration.dtype])
     if kernels.decodes(batch):
-        values = pool.meant(configuration)[:, 1]
+        values = pool.meant(configuration)[:, -1]
         largest = np.max(np.abs(values), initial=0, where=np.isfinite(values))
         tolerance["atol"] += DECODE_ERROR * float(largest)
     np.testing.assert_allclose(actual, expected, **tolerance)

@@ -13,7 +13,7 @@ from .configuration import (
     halves,
     neighbours,
 )
-from .latent_configuration import LATENTS
+from .latent_configuration import LATENTS, QUANTIZED_LATENTS
 from .rules import CAUSAL, Rules
 
 QUANTIZED = (
@@ -151,7 +151,7 @@ DECODING_QUANTIZED = (
 """What a GPU's decode kernel takes: each type of codes, rows of four to sixteen
 pieces."""
 
-COMPILED = (*COVERING, *QUANTIZED, *LATENTS)
+COMPILED = (*COVERING, *QUANTIZED, *LATENTS, *QUANTIZED_LATENTS)
 """All that the tests compile, in one module."""
 
 ON_GPU = tuple(dict.fromkeys(COMPILED + DECODING + DECODING_QUANTIZED))

@@ -15,6 +15,7 @@ from kvcache.core.interface import Move
 from kvcache.manager.device import DevicePool
 from kvcache.manager.moving import Run
 from kvcache.ops import CacheInputTypes
+from kvcache.quantization import Quantization
 from managers import HOST, claimed, make, make_replicas, pages
 
 LATENTS: Mapping[str, Any] = {
@@ -23,6 +24,11 @@ LATENTS: Mapping[str, Any] = {
     "is_mla": True,
 }
 PAGE = (1, 3, 16, 1, 24)
+CODES: Mapping[str, Any] = {
+    **LATENTS,
+    "dtype": "int8",
+    "quantization": Quantization(group_size=8),
+}
 
 
 def test_a_page_has_one_row_a_token_and_layer() -> None:
@@ -59,6 +65,28 @@ def test_symbols_are_the_types_of_the_kernels() -> None:
         is_mla=True,
     )
     assert list(symbols) == list(types)
+
+
+def test_codes_have_scales_beside_them() -> None:
+    manager = make(num_pages=7, kind=CODES)
+    (inputs,), (symbols,) = manager.fetch([]), manager.input_symbols()
+    types = CacheInputTypes(
+        dtype=DType.int8,
+        num_layers=3,
+        page_size=16,
+        num_kv_heads=1,
+        head_dim=24,
+        device=DeviceRef.CPU(),
+        quantization=CODES["quantization"],
+        compute_dtype=DType.float32,
+        is_mla=True,
+    )
+    assert list(symbols) == list(types)
+    assert manager.total_num_pages == 7
+    *_, scales = inputs
+    assert tuple(inputs.blocks.shape) == (8, *PAGE)
+    assert tuple(scales.shape) == (8, 1, 3, 16, 1, 3)
+    assert manager.params.bytes_per_page(3) == np.prod(PAGE) * (1 + 4 / 8)
 
 
 def test_fetch_says_where_the_latents_lie() -> None:
@@ -104,6 +132,10 @@ def first_of(pool: Buffer) -> list[float]:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_contents_come_back_from_the_host(dtype: str) -> None:
     check_contents_come_back(HOST, dtype=dtype, **LATENTS)
+
+
+def test_codes_come_back_from_the_host_with_their_scales() -> None:
+    check_contents_come_back(HOST, **CODES)
 
 
 def serve(

@@ -138,7 +138,6 @@ def test_bad_quantization_is_refused(
         ({"dtype": "bfloat16"}, "wants a dtype of .*int8, got bfloat16"),
         ({"dtype": "uint8"}, "wants a dtype of .*int8, got uint8"),
         ({"dtype": "float8_e4m3fnuz"}, "got float8_e4m3fnuz"),
-        ({"is_mla": True}, "pages of keys and values, got is_mla=True"),
         ({"head_dim": 40}, r"one of \[8, 40\] for a head_dim of 40, got 32"),
     ],
 )
@@ -147,6 +146,23 @@ def test_parameters_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(InvalidParamsError, match=message):
         params(GROUPS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        (HEAD, "latents want granularity token, got head"),
+        (TENSOR, "latents want granularity token, got tensor"),
+        (TOKEN, "latents want a group_size of at most 256, got 576"),
+    ],
+)
+def test_a_latent_has_scales_for_each_of_its_groups(
+    quantization: Quantization, message: str
+) -> None:
+    with pytest.raises(InvalidParamsError, match=message):
+        params(quantization, is_mla=True, head_dim=576)
+    fitting = params(GROUPS, is_mla=True, head_dim=576)
+    assert fitting.bytes_per_token(2) == 2 * (576 + 576 // 32 * 4)
 
 
 @pytest.mark.parametrize(

@@ -95,13 +95,14 @@ def store_latents(
         DeepSeek-V2, https://arxiv.org/abs/2405.04434.
     """
     want_latents("store_latents", cache)
-    check_rows_of("latents", latents, cache.kv_blocks.dtype, [cache.head_dim])
+    dtype = row_dtype("latents", cache, latents)
+    check_rows_of("latents", latents, dtype, [cache.head_dim])
     check_offsets("input_row_offsets", input_row_offsets)
     ops.inplace_custom(
         cache.op("kvcache.store"),
         device=cache.kv_blocks.device,
         values=[
-            cache.kv_blocks,
+            *cache.pools,
             latents,
             input_row_offsets,
             *cache.tables,
@@ -252,14 +253,15 @@ def gather_latents(
             keys and values.
     """
     want_latents("gather_latents", cache)
-    check_rows_of("latents", latents, cache.kv_blocks.dtype, [cache.head_dim])
+    dtype = row_dtype("latents", cache, latents)
+    check_rows_of("latents", latents, dtype, [cache.head_dim])
     check_offsets("context_row_offsets", context_row_offsets)
     ops.inplace_custom(
         cache.op("kvcache.gather"),
         device=cache.kv_blocks.device,
         values=[
             latents,
-            cache.kv_blocks,
+            *cache.pools,
             context_row_offsets,
             *cache.tables,
             layer_of(cache, layer),
