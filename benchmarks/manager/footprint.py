@@ -8,6 +8,7 @@ values themselves.
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -41,6 +42,7 @@ def measure(who: str, num_pages: int, page_size: int) -> Footprint:
     run = subprocess.run(
         [sys.executable, "-m", module, who, str(num_pages), str(page_size)],
         cwd=ROOT,
+        env=dict(os.environ),  # Without what MAX has set by `setenv`.
         stdout=subprocess.PIPE,
         text=True,
         check=True,
