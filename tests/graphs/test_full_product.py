@@ -13,10 +13,15 @@ from kernels.checks import (
     check_store,
 )
 from kernels.configuration import PAGE_SIZES, full_product
+from kernels.latent_configuration import full_latent_product
+from kernels.latents import LatentKernels
+from kernels.latents import check_gather as check_gather_latents
+from kernels.latents import check_store as check_store_latents
 from kernels.models import Kernels, kernels_on
 from kernels.quantized import QuantizedKernels
 from kernels.quantized_checks import check_every_op as check_quantized_ops
 from kernels.quantized_configuration import full_quantized_product
+from kernels.rope_shift import check_rope_shift
 
 pytestmark = pytest.mark.slow
 
@@ -62,3 +67,30 @@ def test_every_quantized_configuration_equals_reference(
             except AssertionError as error:
                 error.add_note(str(configuration))
                 raise
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_configuration_of_latents_equals_reference(
+    dtype: str, page_size: int
+) -> None:
+    configurations = list(full_latent_product(dtype, page_size))
+    compiled = kernels_on(CPU(), configurations)
+    for configuration in configurations:
+        try:
+            check_latents(LatentKernels(compiled.of(configuration)))
+        except AssertionError as error:
+            error.add_note(str(configuration))
+            raise
+
+
+def check_latents(latents: LatentKernels) -> None:
+    kernels = latents.kernels
+    for batch in regimes(kernels.configuration.page_size).values():
+        check_store_latents(latents, batch)
+        check_gather_latents(latents, batch)
+        for rules in kernels.configuration.rules:
+            check_attention(kernels, batch, rules)
+    for rotation in kernels.configuration.rotations:
+        check_rope_shift(kernels, rotation, seed=0)
+    check_copy_pages(kernels, np.array([(0, 2), (1, 3)], np.uint32))

@@ -1,7 +1,22 @@
 """What kernels on pages of latents are compiled for."""
 
-from .configuration import Configuration, Kept, halves, neighbours
+from collections.abc import Iterator
+from itertools import product
+
+from .configuration import (
+    FULL_RULES,
+    Configuration,
+    Kept,
+    halves,
+    neighbours,
+)
 from .rules import CAUSAL, Rules
+
+LATENT_DIMS = ((24, 16), (96, 96), (328, 264), (576, 512))
+"""The elements of a latent, and of its value."""
+
+GROUPS = (1, 5, 48, 128)
+"""The query heads that share a latent."""
 
 DEEPSEEK_FLOAT32 = Configuration(
     dtype="float32",
@@ -65,3 +80,21 @@ QUANTIZED_LATENTS = (
     ),
 )
 """Groups of the length of the rotated part, and whole latents."""
+
+
+def full_latent_product(dtype: str, page_size: int) -> Iterator[Configuration]:
+    """Yields each combination of sizes with one dtype and page size."""
+    sizes = product(LATENT_DIMS, GROUPS)
+    for number, ((head_dim, value_dim), group) in enumerate(sizes):
+        num_layers = 1 + number % 3
+        rope_dim = head_dim - value_dim
+        yield Configuration(
+            dtype=dtype,
+            page_size=page_size,
+            heads=(1, group),
+            head_dim=head_dim,
+            value_dim=value_dim,
+            layers=(number % num_layers, num_layers),
+            rotations=(halves(rope_dim),) if rope_dim else (),
+            rules=(CAUSAL, FULL_RULES[number % len(FULL_RULES)]),
+        )
