@@ -30,7 +30,7 @@ from tests.kernels.configuration import (
     LARGE_PAGES,
     ONNX_FLOAT32,
 )
-from tests.kernels.latent_configuration import LATENTS
+from tests.kernels.latent_configuration import LATENTS, QUANTIZED_LATENTS
 from tests.kernels.models import MEF_NAME
 from tests.kernels.quantized_configuration import (
     DECODING_QUANTIZED,
@@ -54,6 +54,7 @@ FEW = (
     replace(QUANTIZED[1], rules=(CAUSAL,)),
     replace(DECODING_QUANTIZED[-1], rules=DECODING_QUANTIZED[-1].rules[-1:]),
     replace(LATENTS[-1], rules=LATENTS[-1].rules[-1:], rotations=()),
+    QUANTIZED_LATENTS[-1],
 )
 """Both attention kernels, plain and over codes, with all rules or none; the
 kernels over latents."""
