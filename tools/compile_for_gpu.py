@@ -56,7 +56,7 @@ FEW = (
     replace(LATENTS[-1], rules=LATENTS[-1].rules[-1:], rotations=()),
     QUANTIZED_LATENTS[-1],
 )
-"""Both attention kernels, plain and over codes, with all rules or none; the
+"""Every attention kernel, plain and over codes, with all rules or none; the
 kernels over latents."""
 
 

@@ -2,6 +2,7 @@
 
 from kv_cache.types import KVCacheStaticParams
 from max.gpu.host import DeviceContext
+from max.gpu.host.info import H100
 
 from .attention_gpu import attention_gpu
 from .attention_inputs import AttentionInputs
@@ -9,6 +10,9 @@ from .attention_rules import RulesInUse
 from .decode_call import DecodeCall, Workspace
 from .decode_gpu import decode_gpu
 from .decode_shape import DecodeShape
+from .prefill_call import PrefillCall
+from .prefill_gpu import prefill_gpu
+from .prefill_shape import PrefillShape
 from .scales import Quantization
 
 
@@ -38,7 +42,8 @@ def attend_gpu[
     ctx: DeviceContext,
 ) raises:
     """Decodes where no sequence has more than one new token and the sizes fit
-    the decode kernel; else takes the kernel that fits everything.
+    the decode kernel; else takes the prefill kernel on a Hopper GPU, where the
+    sizes fit that one; else the kernel that fits everything.
 
     Parameters:
         dtype: The type of queries and results; sums are float32.
@@ -76,6 +81,24 @@ def attend_gpu[
                 per_block=shape.workspace_per_block(),
             )
             decode_gpu(DecodeCall[shape](inputs, memory), ctx)
+            return
+    comptime prompt_shape = PrefillShape(
+        code=kv_dtype,
+        dtype=dtype,
+        kv_params=kv_params,
+        page_size=page_size,
+        num_q_heads=num_q_heads,
+        quantization=quantization,
+        rules=rules_in_use,
+    )
+    comptime is_hopper = (
+        DeviceContext.default_device_info.compute == H100.compute
+    )
+    comptime if is_hopper and prompt_shape.is_supported():
+        # Scores are compared before they are scaled.
+        if inputs.rules.scale > 0:
+            var call = PrefillCall[prompt_shape](inputs)
+            prefill_gpu(call, total_tokens=total_tokens, ctx=ctx)
             return
     attention_gpu[num_q_heads](
         inputs.output,

@@ -14,6 +14,12 @@ from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
 from std.math import exp
 from std.utils.numerics import neg_inf
 
+comptime LOG2_E: Float32 = 1.4426950408889634
+"""The binary logarithm of e."""
+
+comptime NOTHING: Float32 = -1e30
+"""Below every score, and finite: the largest score of no keys."""
+
 
 @fieldwise_init
 struct RulesInUse(Equatable, TrivialRegisterPassable):

@@ -2,7 +2,6 @@
 
 from max.gpu import block_idx, thread_idx
 from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
-from std.memory import AddressSpace
 
 from .attention_inputs import AttentionInputs
 from .attention_rules import AttentionRules
@@ -10,15 +9,6 @@ from .cache import PagedKVCache
 from .decode_shape import LANES, DecodeShape
 from .decode_split import Run
 from .ragged import RaggedBatch
-
-comptime Shared[type: AnyType] = Pointer[
-    type, MutUntrackedOrigin, address_space=AddressSpace.SHARED
-]
-"""A pointer into a block's shared memory.
-
-Parameters:
-    type: What it points to.
-"""
 
 
 struct Workspace(TrivialRegisterPassable):

@@ -11,10 +11,10 @@ from std.memory import bitcast
 from std.sys._assembly import inlined_assembly
 
 from .codes_gpu import even_odd, halves
-from .decode_call import Shared
 from .decode_shape import DecodeShape
 from .decode_stage import place_of
 from .overlap import load_after_wait
+from .shared_memory import Shared
 
 
 @always_inline

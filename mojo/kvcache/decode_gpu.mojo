@@ -16,7 +16,7 @@ from max.gpu.memory import async_copy_wait_group, external_memory
 from max.gpu.sync import syncwarp
 from std.memory import AddressSpace, stack_allocation
 
-from .decode_call import DecodeCall, Shared, warp_index
+from .decode_call import DecodeCall, warp_index
 from .decode_merge import Merger
 from .decode_shape import LANES, DecodeShape
 from .decode_split import Run

@@ -10,10 +10,11 @@ from std.math import exp2
 from std.memory import AddressSpace
 from std.sys._assembly import inlined_assembly
 
-from .decode_call import DecodeCall, Shared
+from .attention_rules import LOG2_E, NOTHING
+from .decode_call import DecodeCall
 from .decode_shape import LANES, DecodeShape
 from .decode_split import Run, Split
-from .decode_warp import LOG2_E, NOTHING
+from .shared_memory import Shared
 
 comptime AHEAD = 18
 """The parts that a thread loads at once."""

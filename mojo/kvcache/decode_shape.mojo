@@ -4,19 +4,13 @@ from kv_cache.types import KVCacheStaticParams
 
 from .attention_rules import RulesInUse
 from .scales import Quantization
+from .shared_memory import MAX_SHARED_BYTES, PIECE_BYTES
 
 comptime CHUNK = 16
 """The keys that a warp attends to at once; chunks never cross a page."""
 
-comptime PIECE_BYTES = 16
-"""What one lane copies at once."""
-
 comptime LANES = 32
 """The threads of a warp."""
-
-comptime MAX_SHARED_BYTES = 227 * 1024
-"""The shared memory that a block may have on Hopper."""
-
 
 comptime MAX_TEAMS = 64
 """The most blocks that serve the same keys: all of them run at once."""

@@ -10,9 +10,10 @@ from max.gpu import lane_id
 from max.gpu.memory import CacheEviction, async_copy, async_copy_commit_group
 from std.memory import AddressSpace
 
-from .decode_call import DecodeCall, Shared, warp_index
-from .decode_shape import CHUNK, LANES, PIECE_BYTES, DecodeShape
+from .decode_call import DecodeCall, warp_index
+from .decode_shape import CHUNK, LANES, DecodeShape
 from .decode_split import Run
+from .shared_memory import PIECE_BYTES, Shared
 
 
 struct Loader[shape: DecodeShape](TrivialRegisterPassable):

@@ -15,7 +15,8 @@ from max.gpu.primitives import warp
 from std.math import exp2
 from std.utils.numerics import neg_inf
 
-from .decode_call import DecodeCall, Shared
+from .attention_rules import LOG2_E, NOTHING
+from .decode_call import DecodeCall
 from .decode_factors import (
     key_factors,
     max_of_rows,
@@ -26,12 +27,7 @@ from .decode_factors import (
 from .decode_shape import CHUNK, DecodeShape
 from .decode_split import Run
 from .decode_stage import scales_in
-
-comptime LOG2_E: Float32 = 1.4426950408889634
-"""The binary logarithm of e."""
-
-comptime NOTHING: Float32 = -1e30
-"""Below every score, and finite: the largest score of no keys."""
+from .shared_memory import Shared
 
 
 struct WarpSums[shape: DecodeShape]:

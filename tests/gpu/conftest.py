@@ -3,7 +3,7 @@
 import pytest
 from max.driver import Accelerator
 
-from kernels.configuration import COVERING, DECODING
+from kernels.configuration import COVERING, DECODING, PREFILLING
 from kernels.latent_configuration import LATENTS, QUANTIZED_LATENTS
 from kernels.latents import LatentKernels
 from kernels.models import CompiledKernels, Kernels, kernels_on
@@ -11,6 +11,7 @@ from kernels.quantized import QuantizedKernels
 from kernels.quantized_configuration import (
     DECODING_QUANTIZED,
     ON_GPU,
+    PREFILLING_QUANTIZED,
     QUANTIZED,
 )
 
@@ -57,6 +58,20 @@ def latent_kernels(
 
 @pytest.fixture(scope="session", params=QUANTIZED_LATENTS, ids=str)
 def quantized_latent_kernels(
+    compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> QuantizedKernels:
+    return QuantizedKernels(compiled_kernels.of(request.param))
+
+
+@pytest.fixture(scope="session", params=PREFILLING, ids=str)
+def prefill_kernels(
+    compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> Kernels:
+    return compiled_kernels.of(request.param)
+
+
+@pytest.fixture(scope="session", params=PREFILLING_QUANTIZED, ids=str)
+def quantized_prefill_kernels(
     compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
 ) -> QuantizedKernels:
     return QuantizedKernels(compiled_kernels.of(request.param))

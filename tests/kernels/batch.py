@@ -180,6 +180,34 @@ def batches(
     )
 
 
+def chunked(configuration: Configuration) -> st.SearchStrategy[Batch]:
+    """Draws prompts and their parts, longer than a GPU's tile of rows.
+
+    Among them may be sequences with a single new token, or none.
+    """
+    page = configuration.page_size
+    lengths = st.integers(0, 200)
+    ends = st.sampled_from([63, 64, 65, 127, 128, 129, page, 2 * page])
+    chunk = st.tuples(lengths, lengths | ends)
+    ending_at_an_edge = st.tuples(ends, lengths).map(
+        lambda pair: (max(0, pair[0] - pair[1]), min(pair))
+    )
+    single = st.tuples(lengths, st.integers(0, 1))
+    return st.builds(
+        Batch,
+        lengths=st.lists(
+            chunk | ending_at_an_edge | single, min_size=1, max_size=4
+        ),
+        page_size=st.just(page),
+        seed=st.integers(0, 2**32 - 1),
+        spare_pages=st.integers(0, 3),
+        spare_columns=st.integers(0, 9),
+        shared_columns=st.integers(0, 3),
+        stray_is_null=st.booleans(),
+        poison=st.sampled_from([np.nan, np.inf]),
+    )
+
+
 @st.composite
 def page_pairs(draw: st.DrawFn) -> Indices:
     """Draws source and target pages; no target is a source or comes twice."""

@@ -128,6 +128,27 @@ class Configuration:
     def scale(self) -> float:
         return self.head_dim**-0.5
 
+    @property
+    def has_prefill_kernel(self) -> bool:
+        """Whether a GPU's tensor cores serve prompts of these sizes."""
+        is_one_scale = self.kept is None or self.kept.group_size in (
+            None,
+            self.head_dim,
+        )
+        return (
+            is_one_scale
+            and self.value_dim is None
+            and self.dtype != "float32"
+            and self.head_dim % 16 == 0
+        )
+
+    @property
+    def has_decode_kernel(self) -> bool:
+        """Whether a GPU has a kernel for single new tokens of these sizes."""
+        element_bytes = 2 if self.kept is None else 1
+        pieces = self.head_dim * element_bytes // 16
+        return self.has_prefill_kernel and pieces in (4, 8, 16, 32)
+
 
 ONNX_FLOAT32 = Configuration(
     dtype="float32",
@@ -300,3 +321,43 @@ DECODING = (
 )
 """What a GPU's decode kernel takes: heads alone and in pairs, one and two tiles
 of query heads, rows of four to thirty-two pieces."""
+
+PREFILLING = tuple(
+    configuration
+    for configuration in (
+        *COVERING,
+        *DECODING[1:],
+        Configuration(
+            dtype="bfloat16",
+            page_size=16,
+            heads=(2, 5),
+            head_dim=96,
+            layers=(1, 2),
+            rotations=(),
+            rules=(
+                CAUSAL,
+                Rules(window=100, sink_tokens=33, has_sinks=True, softcap=5),
+            ),
+        ),
+        Configuration(
+            dtype="float16",
+            page_size=64,
+            heads=(1, 12),
+            head_dim=80,
+            layers=(0, 1),
+            rotations=(),
+            rules=(CAUSAL, Rules(window=70)),
+        ),
+        Configuration(
+            dtype="bfloat16",
+            page_size=32,
+            heads=(2, 1),
+            head_dim=16,
+            layers=(0, 1),
+            rotations=(),
+        ),
+    )
+    if configuration.has_prefill_kernel
+)
+"""What a GPU's prefill kernel takes: panels of 16, 32 and 64 elements, groups
+that a tile's rows are a multiple of and others."""

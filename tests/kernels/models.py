@@ -24,6 +24,9 @@ MEF_FOLDER = "KVCACHE_MEF_FOLDER"
 
 MEF_NAME = "kernels.mef"
 
+WEIGHT_ERROR = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""Half a unit in the last place of the numbers that are just above one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
@@ -140,6 +143,22 @@ class Kernels:
             *([] if sinks is None else [to_buffer(sinks, self.device)]),
         )
         return to_array(output)
+
+    def weight_error(self, batch: Batch) -> float:
+        """Returns what part of itself a weight of the attention may err by.
+
+        A GPU's prefill kernel rounds weights to the type that is multiplied,
+        which for codes is float16; its decode kernel does so for codes only.
+        """
+        configuration = self.configuration
+        if self.device.is_host or not configuration.has_prefill_kernel:
+            return 0
+        if configuration.kept is not None:
+            return WEIGHT_ERROR["float16"]
+        is_decode = int(batch.max_lengths[0, 0]) <= 1
+        if is_decode and configuration.has_decode_kernel:
+            return 0
+        return WEIGHT_ERROR[configuration.dtype]
 
     def elements(self, array: Array) -> Buffer:
         """Copies numbers of the pool's type to the device."""

@@ -104,14 +104,6 @@ class QuantizedKernels:
     def configuration(self) -> Configuration:
         return self.kernels.configuration
 
-    def decodes(self, batch: Batch) -> bool:
-        """Returns whether the attention is that of a GPU's decode kernel.
-
-        It may be the other one, where no decode kernel fits the sizes.
-        """
-        is_decode = int(batch.max_lengths[0, 0]) <= 1
-        return is_decode and not self.kernels.device.is_host
-
     def store(
         self,
         pool: Pool,

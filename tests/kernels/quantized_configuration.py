@@ -7,6 +7,7 @@ from itertools import product
 from .configuration import (
     COVERING,
     DECODING,
+    PREFILLING,
     Configuration,
     Kept,
     full_product,
@@ -151,10 +152,19 @@ DECODING_QUANTIZED = (
 """What a GPU's decode kernel takes: each type of codes, rows of four to sixteen
 pieces."""
 
+PREFILLING_QUANTIZED = tuple(
+    configuration
+    for configuration in (*QUANTIZED, *DECODING_QUANTIZED)
+    if configuration.has_prefill_kernel
+)
+"""What a GPU's prefill kernel takes: each type of codes, each granularity."""
+
 COMPILED = (*COVERING, *QUANTIZED, *LATENTS, *QUANTIZED_LATENTS)
 """All that the tests compile, in one module."""
 
-ON_GPU = tuple(dict.fromkeys(COMPILED + DECODING + DECODING_QUANTIZED))
+ON_GPU = tuple(
+    dict.fromkeys(COMPILED + DECODING + DECODING_QUANTIZED + PREFILLING)
+)
 """All that the tests of a GPU compile."""
 
 

@@ -1,0 +1,299 @@
+"""What a warpgroup of the prefill kernel sums up for its rows.
+
+The softmax is computed on the fly, in powers of two. Weights are rounded once
+to the type that the tensor cores multiply.
+
+See:
+    [FlashAttention-2](https://arxiv.org/abs/2307.08691), for rows that stay with
+    their warps, and [Online softmax](https://arxiv.org/abs/1805.02867), for the
+    running maximum.
+"""
+
+from max.gpu import lane_id, thread_idx
+from max.gpu.primitives import warp
+from std.math import exp2
+from std.memory import bitcast
+from std.utils.numerics import neg_inf
+
+from .attention_rules import (
+    LOG2_E,
+    NOTHING,
+    AttentionRules,
+    RulesInUse,
+)
+from .prefill_call import PrefillCall
+from .prefill_products import add_values, descriptor, scores_of
+from .prefill_shape import WARPGROUP, WARPGROUP_ROWS, PrefillShape
+from .prefill_stage import Stages
+from .prefill_tile import Tile
+from .shared_memory import Shared
+
+
+struct RowSums[shape: PrefillShape]:
+    """A lane's part of 64 rows of a tile: of two of them.
+
+    Parameters:
+        shape: What the kernel is compiled for.
+    """
+
+    comptime keys = Self.shape.keys
+    """The keys that are attended to at once."""
+
+    comptime Scores = SIMD[DType.float32, Self.keys // 2]
+    """A lane's scores: of eight keys two neighbours, for each of its rows."""
+
+    var queries: Int64
+    """The descriptor of the rows' queries."""
+
+    var last: Array[Int32, 2]
+    """The last position that each row sees, its own."""
+
+    var begin: Array[Int32, 2]
+    """The first position of each row's window."""
+
+    var largest: Array[Float32, 2]
+    """The largest score so far of each row, in units of `unit_of_scores`."""
+
+    var weight: Array[Float32, 2]
+    """The lane's part of the sum of weights so far."""
+
+    var sums: Array[
+        SIMD[DType.float32, Self.shape.panel() // 2], Self.shape.panels()
+    ]
+    """The weighted sums of values so far, in units of `unit`."""
+
+    var unit: Float32
+    """The largest scale of a value so far; 1 without quantisation."""
+
+    def __init__(
+        out self,
+        call: PrefillCall[Self.shape],
+        tile: Tile[Self.shape],
+        queries: Shared[UInt8],
+    ):
+        """Has seen no keys yet.
+
+        Args:
+            call: The tensors.
+            tile: The rows.
+            queries: Their queries.
+        """
+        var first = Int(thread_idx.x) // WARPGROUP * WARPGROUP_ROWS
+        self.queries = descriptor[Self.shape](
+            queries.unsafe_offset(first * 2 * Self.shape.panel())
+        )
+        self.last = Array[Int32, 2](fill=0)
+        self.begin = Array[Int32, 2](fill=0)
+        self.largest = Array[Float32, 2](fill=NOTHING)
+        self.weight = Array[Float32, 2](fill=0)
+        self.sums = type_of(self.sums)(fill=0)
+        self.unit = 0 if Self.shape.is_quantized() else 1
+        comptime for side in range(2):
+            self.last[side] = tile.position(first_row() + Int32(8 * side))
+            self.begin[side] = Int32(
+                call.rules.window_start(Int(self.last[side]))
+            )
+
+    @always_inline
+    def attend(mut self, stages: Stages[Self.shape], block: Int):
+        """Adds a block.
+
+        Args:
+            stages: Where it lies.
+            block: The block.
+        """
+        var keys = stages.keys(block)
+        var scores = scores_of[Self.shape](
+            self.queries, descriptor[Self.shape](keys)
+        )
+        self._prepare(scores, stages, block)
+        var start = stages.tile.seen(block)
+        if not stages.tile.sees_block(start):
+            self._hide(stages.tile, scores, start)
+        var fade = Float32(1)
+        comptime if Self.shape.is_quantized():
+            fade = self._unit_fade(stages, block)
+        self._soften(scores, factor_of(stages.call.rules), fade)
+        comptime if Self.shape.is_quantized():
+            self._scale(scores, stages, block)
+        add_values[Self.shape](
+            self.sums,
+            bitcast[DType.uint32, Self.keys // 4](
+                scores.cast[Self.shape.half()]()
+            ),
+            descriptor[Self.shape](
+                keys.unsafe_offset(Self.shape.plane_bytes())
+            ),
+        )
+
+    @always_inline
+    def _prepare(
+        self, mut scores: Self.Scores, stages: Stages[Self.shape], block: Int
+    ):
+        """Forms scores of products, but for what `factor_of` gives."""
+        var rules = stages.call.rules
+        comptime if Self.shape.is_quantized():
+            var scales = stages.scales(block).unsafe_offset(
+                2 * (Int(lane_id()) % 4)
+            )
+            comptime for i in range(Self.keys // 8):
+                var pair = scales.unsafe_load[width=2, alignment=8](8 * i)
+                comptime for side in range(2):
+                    scores[4 * i + 2 * side] *= pair[0]
+                    scores[4 * i + 2 * side + 1] *= pair[1]
+        comptime if Self.shape.rules.softcap:
+            # One by one: all at once they would not fit the registers.
+            comptime for i in range(Self.keys // 2):
+                scores[i] = rules.capped(scores[i] * rules.scale)
+
+    @always_inline
+    def _hide(
+        self, tile: Tile[Self.shape], mut scores: Self.Scores, start: Int32
+    ):
+        """Makes scores of keys that their rows do not see minus infinity."""
+        var first = start + Int32(2 * (Int(lane_id()) % 4))
+        comptime for side in range(2):
+            comptime for i in range(Self.keys // 8):
+                comptime for next in range(2):
+                    var position = first + Int32(8 * i + next)
+                    var is_seen = position <= self.last[side]
+                    comptime if Self.shape.rules.window:
+                        is_seen = is_seen and (
+                            position >= self.begin[side]
+                            or position < tile.sink_tokens
+                        )
+                    if not is_seen:
+                        scores[4 * i + 2 * side + next] = neg_inf[
+                            DType.float32
+                        ]()
+
+    @always_inline
+    def _soften(
+        mut self, mut scores: Self.Scores, factor: Float32, scale_fade: Float32
+    ):
+        """Turns scores into weights, and rescales what came before."""
+        comptime for side in range(2):
+            var pair = SIMD[DType.float32, 2](self.largest[side])
+            comptime for i in range(Self.keys // 8):
+                pair = max(pair, scores.slice[2, offset=4 * i + 2 * side]())
+            var top = pair.reduce_max()
+            top = max(top, warp.shuffle_xor(top, 1))
+            top = max(top, warp.shuffle_xor(top, 2))
+            var fade = exp2((self.largest[side] - top) * factor)
+            self.largest[side] = top
+            var shift = -top * factor
+            var total = SIMD[DType.float32, 2](0)
+            comptime for i in range(Self.keys // 8):
+                comptime for next in range(2):
+                    comptime at = 4 * i + 2 * side + next
+                    scores[at] = exp2(scores[at].fma(factor, shift))
+                    total[next] += scores[at]
+            self.weight[side] = self.weight[side] * fade + total.reduce_add()
+            fade *= scale_fade
+            comptime for panel in range(Self.shape.panels()):
+                comptime for i in range(Self.shape.panel() // 8):
+                    self.sums[panel][4 * i + 2 * side] *= fade
+                    self.sums[panel][4 * i + 2 * side + 1] *= fade
+
+    @always_inline
+    def _unit_fade(mut self, stages: Stages[Self.shape], block: Int) -> Float32:
+        """Lets the unit grow to the largest scale of a block's values.
+
+        Weights times scales must not leave the range of float16.
+        """
+        var scales = stages.scales(block).unsafe_offset(
+            Self.keys + 2 * (Int(lane_id()) % 4)
+        )
+        var top = Float32(0)
+        comptime for i in range(Self.keys // 8):
+            top = max(
+                top,
+                scales.unsafe_load[width=2, alignment=8](8 * i).reduce_max(),
+            )
+        top = max(top, warp.shuffle_xor(top, 1))
+        top = max(top, warp.shuffle_xor(top, 2))
+        if top <= self.unit:
+            return 1
+        var fade = self.unit / top
+        self.unit = top
+        return fade
+
+    @always_inline
+    def _scale(
+        self, mut weights: Self.Scores, stages: Stages[Self.shape], block: Int
+    ):
+        """Multiplies weights with the scales of their values."""
+        var scales = stages.scales(block).unsafe_offset(
+            Self.keys + 2 * (Int(lane_id()) % 4)
+        )
+        var share = 1 / self.unit if self.unit > 0 else Float32(0)
+        comptime for i in range(Self.keys // 8):
+            var pair = scales.unsafe_load[width=2, alignment=8](8 * i) * share
+            comptime for side in range(2):
+                weights[4 * i + 2 * side] *= pair[0]
+                weights[4 * i + 2 * side + 1] *= pair[1]
+
+    def write(self, call: PrefillCall[Self.shape], tile: Tile[Self.shape]):
+        """Writes the results.
+
+        Args:
+            call: The tensors.
+            tile: The rows.
+        """
+        comptime for side in range(2):
+            var row = first_row() + Int32(8 * side)
+            var total = self.weight[side]
+            total += warp.shuffle_xor(total, 1)
+            total += warp.shuffle_xor(total, 2)
+            if tile.has(row):
+                comptime if Self.shape.rules.sinks:
+                    total += self._sink_weight[side](call, tile.query_head(row))
+                var factor = self.unit / total
+                var place = tile.element(row) + 2 * (Int(lane_id()) % 4)
+                comptime for panel in range(Self.shape.panels()):
+                    comptime for i in range(Self.shape.panel() // 8):
+                        var pair = self.sums[panel].slice[
+                            2, offset=4 * i + 2 * side
+                        ]()
+                        call.output.unsafe_store[alignment=4](
+                            place + panel * Self.shape.panel() + 8 * i,
+                            (pair * factor).cast[Self.shape.dtype](),
+                        )
+
+    @always_inline
+    def _sink_weight[
+        side: Int
+    ](self, call: PrefillCall[Self.shape], head: Int) -> Float32:
+        """Returns the weight of a query head's sink."""
+        var top = self.largest[side] * factor_of(call.rules)
+        return exp2(call.rules.sinks[unsafe_offset=head] * LOG2_E - top)
+
+
+@always_inline
+def first_row() -> Int32:
+    """Returns the thread's first row of the tile; it has one eight further too.
+
+    Returns:
+        The row.
+    """
+    var thread = Int32(thread_idx.x)
+    return thread // 32 * 16 + thread % 32 // 4
+
+
+@always_inline
+def factor_of[in_use: RulesInUse, //](rules: AttentionRules[in_use]) -> Float32:
+    """Returns what makes powers of two of scores, which are bounded already or
+    not scaled yet.
+
+    Parameters:
+        in_use: The rules that the kernel is compiled with.
+
+    Args:
+        rules: The rules.
+
+    Returns:
+        The factor, a positive one: it keeps the order of the scores.
+    """
+    comptime if in_use.softcap:
+        return LOG2_E
+    return rules.scale * LOG2_E
