@@ -83,7 +83,7 @@ MOJO_LAYERS = (
         "rope",
     },
     {"decode_factors"},
-    {"decode_stage", "prefill_products", "prefill_stage"},
+    {"decode_stage", "prefill_products", "prefill_queries", "prefill_stage"},
     {"prefill_share"},
     {"decode_call", "prefill_call"},
     {"attention_inputs", "decode_split", "prefill_tile"},

@@ -19,6 +19,7 @@ from std.memory import AddressSpace, stack_allocation
 from std.utils.static_tuple import StaticTuple
 
 from .prefill_call import PrefillCall
+from .prefill_queries import load_queries
 from .prefill_rows import RowSums
 from .prefill_shape import ALIGNMENT, PrefillShape
 from .prefill_stage import Stages
@@ -53,7 +54,7 @@ def prefill_kernel[shape: PrefillShape](call: PrefillCall[shape], tiles: Int32):
     if tile.is_empty():
         return
     var stages = Stages(call, tile, memory, places)
-    stages.load_queries()
+    load_queries(call, tile, memory)
     stages.note_page(0, stages.page_of(0))
     stages.note_page(1, stages.page_of(1))
     barrier()

@@ -14,7 +14,6 @@ from max.gpu.compute.mma import (
     wgmma_commit_group_sync,
     wgmma_fence_aligned,
 )
-from std.memory import bitcast
 from std.sys import _RegisterPackType
 from std.sys._assembly import inlined_assembly
 

@@ -1,4 +1,4 @@
-"""Brings queries, and blocks of keys and values, into shared memory.
+"""Brings blocks of keys and values into shared memory.
 
 The rows lie in panels as wide as the swizzle of the tensor cores reaches. A
 block of keys is loaded while the one before it is attended to. Codes are loaded
@@ -7,14 +7,14 @@ as they are, and turned into halves when their turn has come.
 
 from max.gpu import thread_idx
 from max.gpu.memory import async_copy, async_copy_commit_group
-from std.memory import AddressSpace, bitcast
+from std.memory import AddressSpace
 
 from .codes_gpu import halves
 from .prefill_call import PrefillCall
 from .prefill_shape import CHUNK, PrefillShape, place_of
 from .prefill_share import PieceShare
 from .prefill_tile import Tile
-from .shared_memory import PIECE_BYTES, Shared
+from .shared_memory import PIECE_BYTES, Shared, copy_piece
 
 
 struct Stages[shape: PrefillShape](TrivialRegisterPassable):
@@ -113,14 +113,18 @@ struct Stages[shape: PrefillShape](TrivialRegisterPassable):
         var chunk = Int(thread_idx.x)
         if chunk >= Self.shape.chunks() or block >= self.tile.blocks():
             return 0
-        var position = min(
-            self.tile.seen(block) + Int32(chunk * CHUNK), self.tile.newest
-        )
+        var start = self.tile.seen(block) + Int32(chunk * CHUNK)
+        var position = min(start, self.tile.newest)
         var table = self.call.keys.lookup_table
         var row = Int(self.tile.seq) * Int(table.layout.stride[0]().value())
-        return table.ptr[
+        var page = table.ptr[
             unsafe_offset=row + Int(position) // Self.shape.page_size
         ]
+        assert (
+            not self.tile.sees_chunk(start)
+            or Int(page) < self.call.keys.null_page()
+        ), "page out of range"
+        return page
 
     @always_inline
     def note_page(self, block: Int, page: UInt32):
@@ -141,41 +145,6 @@ struct Stages[shape: PrefillShape](TrivialRegisterPassable):
                 slot * Self.shape.token_stride()
             )
             self.places[unsafe_offset=2 * chunks + at] = Int64(page)
-
-    def load_queries(self):
-        """Starts to load the tile's queries; rows beyond the last are zeros."""
-        comptime half = Self.shape.half()
-        comptime width = PIECE_BYTES // 2
-        comptime pieces = Self.shape.head_dim() // width
-        comptime total = Self.shape.rows() * pieces
-        for i in range(Int(thread_idx.x), total, Self.threads):
-            var row, piece = divmod(i, pieces)
-            var is_row = self.tile.has(Int32(row))
-            var source = self.call.queries.unsafe_offset(
-                self.tile.element(Int32(row if is_row else 0)) + piece * width
-            )
-            var target = self.queries.unsafe_offset(
-                place_of[Self.shape, Self.shape.rows()](
-                    UInt32(row), UInt32(piece)
-                )
-            )
-            comptime if Self.shape.dtype == half:
-                async_copy[PIECE_BYTES, fill=UInt8(0)](
-                    source.unsafe_bitcast[UInt8]().unsafe_address_space_cast[
-                        AddressSpace.GLOBAL
-                    ](),
-                    target,
-                    Int32(PIECE_BYTES) if is_row else Int32(0),
-                )
-            else:
-                var query = SIMD[Self.shape.dtype, width](0)
-                if is_row:
-                    query = source.unsafe_load[
-                        width=width, alignment=PIECE_BYTES
-                    ]()
-                target.unsafe_bitcast[Scalar[half]]().unsafe_store[
-                    alignment=PIECE_BYTES
-                ](0, query.cast[half]())
 
     @always_inline
     def load(self, block: Int):
@@ -220,12 +189,14 @@ struct Stages[shape: PrefillShape](TrivialRegisterPassable):
             var source = Int(places[unsafe_offset=rows // CHUNK]) + (
                 rows % CHUNK * token
             )
-            var size = Int32(PIECE_BYTES)
-            if not self.tile.sees(position + Int32(rows)):
-                size = 0
+            var is_read = self.tile.sees(position + Int32(rows))
             var row = target.unsafe_offset(rows * Share.row_bytes)
-            _copy(key.unsafe_offset(source), row, size)
-            _copy(value.unsafe_offset(source), row.unsafe_offset(plane), size)
+            copy_piece(key.unsafe_offset(source), row, is_read=is_read)
+            copy_piece(
+                value.unsafe_offset(source),
+                row.unsafe_offset(plane),
+                is_read=is_read,
+            )
 
     @always_inline
     def _load_scales(self, block: Int):
@@ -293,17 +264,3 @@ struct Stages[shape: PrefillShape](TrivialRegisterPassable):
                     ](
                         0, numbers
                     )
-
-
-@always_inline
-def _copy[
-    code: DType, //
-](source: Pointer[Scalar[code], _], target: Shared[UInt8], size: Int32):
-    """Starts to copy a piece, or to fill it with zeros."""
-    async_copy[PIECE_BYTES, fill=UInt8(0)](
-        source.unsafe_bitcast[UInt8]().unsafe_address_space_cast[
-            AddressSpace.GLOBAL
-        ](),
-        target,
-        size,
-    )

@@ -10,7 +10,7 @@ from max.gpu.primitives import warp
 from std.bit import pop_count
 
 from .attention_rules import AttentionRules
-from .prefill_shape import LANES, PrefillShape
+from .prefill_shape import CHUNK, LANES, PrefillShape
 from .ragged import RaggedBatch
 
 
@@ -220,6 +220,19 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
                 position >= self.window_start or position < self.sink_tokens
             )
         return is_seen
+
+    @always_inline
+    def sees_chunk(self, position: Int32) -> Bool:
+        """Returns whether any row sees any key of a chunk.
+
+        Args:
+            position: The position of the chunk's first key.
+
+        Returns:
+            Whether one does.
+        """
+        var last = min(position + Int32(CHUNK - 1), self.newest)
+        return self.sees(position) or (position <= last and self.sees(last))
 
     @always_inline
     def sees_block(self, position: Int32) -> Bool:
