@@ -9,7 +9,7 @@ from std.memory import unsafe_memcpy
 from std.sys.intrinsics import prefetch
 
 from .digest import Digest, page_digest, wide_page_digest
-from .memory import Ptr, Stack, at_address, release_memory, touched, zeroed
+from .memory import Ptr, Stack, at_address, release_memory, zeroed
 from .page import NO_LINK, ROOT, Page, link_to, linked
 from .tokens import Tokens
 
@@ -54,7 +54,6 @@ struct PrefixIndex(Movable):
     """Where sequences begin."""
     var num_indexed: Int
     """How many pages are findable."""
-    var _buckets: Ptr[UInt32]
     var _shift: UInt64
     var _key: Ptr[UInt64]
     var _mask: UInt64
@@ -83,11 +82,10 @@ struct PrefixIndex(Movable):
         self.page_size = page_size
         self.namespaces = Stack[Namespace]()
         self.num_indexed = 0
-        var bits = 4
-        while (1 << bits) < num_pages:
+        var bits = 0
+        while (2 << bits) <= num_pages:
             bits += 1
-        self._buckets = touched[UInt32](1 << bits)
-        self._shift = UInt64(64 - bits)
+        self._shift = UInt64(63 - bits)
         self._key = key
         self._mask = 0 if digest_bits == 0 else ~UInt64(0)
         self._scratch = zeroed[Int32](page_size + 4)
@@ -95,7 +93,6 @@ struct PrefixIndex(Movable):
     def __deinit__(deinit self):
         """Gives the tables back."""
         release_memory(self.kept)
-        release_memory(self._buckets)
         release_memory(self._scratch)
 
     def tokens_of(self, page: Int) -> Ptr[Int32]:
@@ -291,7 +288,7 @@ struct PrefixIndex(Movable):
         Args:
             digest: The digest.
         """
-        prefetch(self._buckets.unsafe_offset(self._bucket_of(digest)))
+        self.fetch_page(self._bucket_of(digest))
 
     def _fetch_ahead(self, page: Int):
         """Has what follows a page brought near, while the page is compared."""
@@ -325,7 +322,7 @@ struct PrefixIndex(Movable):
     def _candidate(
         self, parent: UInt32, digest: Digest, tokens: Tokens, first: Int
     ) -> Int:
-        var link = self._buckets[unsafe_offset=self._bucket_of(digest)]
+        var link = self.pages[unsafe_offset=self._bucket_of(digest)].head
         while link != NO_LINK:
             ref entry = self.pages[unsafe_offset=linked(link)]
             if entry.digest == digest and entry.parent == parent:
@@ -336,31 +333,27 @@ struct PrefixIndex(Movable):
         return NO_PAGE
 
     def _bucket_of(self, digest: Digest) -> Int:
-        return Int(digest.mixed() >> self._shift)
+        """Returns a digest's bucket: a number that a page has, too."""
+        return Int((digest.mixed() >> 1) >> self._shift)
 
     @always_inline
     def _enter(mut self, page: Int):
         ref entry = self.pages[unsafe_offset=page]
-        var bucket = self._bucket_of(entry.digest)
-        var next = self._buckets[unsafe_offset=bucket]
-        entry.bucket = next
-        entry.bucket_before = NO_LINK
-        if next != NO_LINK:
-            self.pages[unsafe_offset=linked(next)].bucket_before = link_to(page)
-        self._buckets[unsafe_offset=bucket] = link_to(page)
+        ref bucket = self.pages[unsafe_offset=self._bucket_of(entry.digest)]
+        entry.bucket = bucket.head
+        bucket.head = link_to(page)
 
     @always_inline
     def _leave_bucket(mut self, page: Int):
         ref entry = self.pages[unsafe_offset=page]
-        var before = entry.bucket_before
-        var next = entry.bucket
-        if before == NO_LINK:
-            var bucket = self._bucket_of(entry.digest)
-            self._buckets[unsafe_offset=bucket] = next
-        else:
-            self.pages[unsafe_offset=linked(before)].bucket = next
-        if next != NO_LINK:
-            self.pages[unsafe_offset=linked(next)].bucket_before = before
+        ref bucket = self.pages[unsafe_offset=self._bucket_of(entry.digest)]
+        if bucket.head == link_to(page):
+            bucket.head = entry.bucket
+            return
+        var before = linked(bucket.head)
+        while self.pages[unsafe_offset=before].bucket != link_to(page):
+            before = linked(self.pages[unsafe_offset=before].bucket)
+        self.pages[unsafe_offset=before].bucket = entry.bucket
 
     @always_inline
     def _adopt(mut self, page: Int, parent: UInt32):

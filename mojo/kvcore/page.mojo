@@ -67,8 +67,11 @@ struct Page(TrivialRegisterPassable):
     """Link to the next page of its hash bucket."""
     var digest: Digest
     """Digest of its tokens and of all before them."""
-    var bucket_before: UInt32
-    """Link to the page before it in its hash bucket."""
+    var head: UInt32
+    """Link to the first page of the hash bucket that has this page's number.
+
+    It says nothing of the page: the table lies in the pages, since a page with
+    it is one line of the processor's cache."""
     var depth: UInt32
     """Pages before it in its prefix, if its priority ends."""
     var expires: Float64

@@ -22,7 +22,7 @@ _PAGE = np.dtype(
         ("younger", "u4"),
         ("bucket", "u4"),
         ("digest", "u8", 2),
-        ("bucket_before", "u4"),
+        ("head", "u4"),
         ("depth", "u4"),
         ("expires", "f8"),
     ]
@@ -205,6 +205,7 @@ def _blank(memory: _Memory, pool: _Pool) -> list[int]:
 
 def _check_tree(memory: _Memory, cached: dict[int, int]) -> None:
     """Verifies what an indexed page and the one it follows say."""
+    _check_buckets(memory)
     known = set()
     for page in np.flatnonzero(memory.pages["state"] & _INDEXED).tolist():
         content = (
@@ -216,21 +217,23 @@ def _check_tree(memory: _Memory, cached: dict[int, int]) -> None:
         assert (memory.expires(page) > 0) == (
             memory.priority(page) > DEFAULT_PRIORITY
         ), f"page {page} has an end and no higher priority, or none"
-        _check_bucket(memory, page)
         parent = memory.parent(page)
         if parent >= 0:
             _check_below(memory, page, parent, cached)
 
 
-def _check_bucket(memory: _Memory, page: int) -> None:
-    """Verifies that the pages of a bucket know each other."""
-    behind = int(memory.pages["bucket"][page])
-    before = int(memory.pages["bucket_before"][page])
-    assert not behind or (
-        int(memory.pages["bucket_before"][behind - 1]) == page + 1
-    ), f"page {behind - 1} does not know that it is behind page {page}"
-    assert not before or int(memory.pages["bucket"][before - 1]) == page + 1, (
-        f"page {before - 1} does not know that it is before page {page}"
+def _check_buckets(memory: _Memory) -> None:
+    """Verifies that each indexed page is in one hash bucket, and no other."""
+    found = []
+    for head in memory.pages["head"][memory.pages["head"] > 0].tolist():
+        page = head - 1
+        while page >= 0:
+            found.append(page)
+            assert len(found) <= len(memory.pages), "a bucket has no end"
+            page = int(memory.pages["bucket"][page]) - 1
+    indexed = np.flatnonzero(memory.pages["state"] & _INDEXED).tolist()
+    assert sorted(found) == indexed, (
+        f"pages {indexed} are indexed, {sorted(found)} are in buckets"
     )
 
 
