@@ -34,7 +34,7 @@ demo: $(READY)
 	$(BIN)/kvcache demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope \
 	  --no-loadscope-reorder $(TESTS)
 
 test-gpu: $(READY)

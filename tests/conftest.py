@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -120,13 +121,8 @@ def pytest_ignore_collect(
     return None if inside else True
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what a folder or a fixture says about a test.
-
-    Before xdist's own hook, which reads the groups.
 
     Raises:
         pytest.UsageError: If a test outside `tests/gpu` is marked `gpu`; the
@@ -142,18 +138,14 @@ def pytest_collection_modifyitems(
             raise pytest.UsageError(message)
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared_data)
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-def _group(item: pytest.Item) -> str:
-    """Returns what one process runs: a file, or all tests on kernels' graphs.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Has what is compiled once for several tests run in one process."""
+    from scheduling import GroupScheduling
 
-    Those are compiled once in each process that wants them.
-    """
-    if "compiled_kernels" in getattr(item, "fixturenames", ()):
-        return "kernels"
-    return str(item.path)
+    return GroupScheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

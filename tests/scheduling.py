@@ -1,0 +1,43 @@
+"""Which tests run in the same process, where several processes share them.
+
+xdist's own groups (`--dist loadgroup`, 3.8) come to nothing under pytest 9.2,
+which does not read the names that they are put into.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from xdist.scheduler import LoadScopeScheduling
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_USES_KERNELS = re.compile(r"\b(?:\w+_)?kernels: \w*Kernels\b")
+"""A parameter that is one of the fixtures over the compiled kernels."""
+
+_MAKES_KERNELS = re.compile(r"^def (?:\w+_)?kernels\(", re.MULTILINE)
+"""A fixture of the file's own."""
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """One process for a file, and one for all files on the kernels' graphs.
+
+    Those are compiled once in each process that wants them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0])
+
+
+@cache
+def group_of(path: str) -> str:
+    """Returns what one process runs together.
+
+    Args:
+        path: A test file, from the project's root.
+    """
+    if path.startswith("tests/graphs/"):
+        text = (ROOT / path).read_text("utf-8")
+        if _USES_KERNELS.search(text) and not _MAKES_KERNELS.search(text):
+            return "kernels"
+    return path
