@@ -9,9 +9,10 @@ from kvcache import reference
 
 from .batch import Batch, Pages
 from .buffers import Array
-from .checks import TOLERANCE, drawn
+from .checks import check_weighted, drawn
 from .configuration import LARGE_PAGES
 from .models import Kernels
+from .rules import Rules
 
 FIRST_FAR_PAGE = 2**32 // math.prod(LARGE_PAGES.page)
 """The page that starts at element 2**32; 32-bit offsets take it for page 0."""
@@ -68,19 +69,12 @@ def check_attended(
     rng = np.random.default_rng(1)
     heads = LARGE_PAGES.num_q_heads, LARGE_PAGES.head_dim
     queries = drawn(rng, LARGE_PAGES, BATCH.num_rows, *heads)
-    attended = reference.attention(
-        expected,
-        queries,
-        BATCH.input_row_offsets,
-        BATCH.cache_lengths,
-        NEAR_TABLE,
-        layer=LARGE_PAGES.layer,
-        scale=LARGE_PAGES.scale,
-    )
-    np.testing.assert_allclose(
-        kernels.attention(pool, queries, BATCH, far),
-        attended,
-        **TOLERANCE[LARGE_PAGES.dtype],
+    near = Pages(NEAR_TABLE, NEAR_TABLE.size)
+    actual = kernels.attention(pool, queries, BATCH, far)
+    check_weighted(
+        *(kernels, actual, expected, queries, BATCH, near),
+        rules=Rules(),
+        sinks=None,
     )
 
 
