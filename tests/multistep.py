@@ -71,7 +71,8 @@ def check_sixteen_steps(device: Device, patch: pytest.MonkeyPatch) -> None:
         [inputs], SimpleNamespace(input_row_offsets=data[0][1])
     )
 
-    store.execute(*inputs, *data[0][:1], *data[0])  # Loads its code.
+    for keys, ends in data[1::-1]:  # Loads the code of decode and of prompts.
+        store.execute(*inputs, keys, keys, ends)
     device.synchronize()
     busy = occupy(device)
     with patch.context() as barred:
