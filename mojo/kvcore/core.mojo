@@ -2,7 +2,7 @@
 
 from .digest import Digest
 from .index import NO_PAGE, Namespace, PrefixIndex
-from .memory import Ptr, Stack, at_a_line, release_memory, zeroed
+from .memory import Ptr, Stack, at_a_line, release_memory, touched, zeroed
 from .page import DEFAULT_PRIORITY, NO_LINK, ROOT, Page, link_to, linked
 from .plan import Plan
 from .pool import Pool
@@ -136,7 +136,7 @@ struct Core(Movable):
         var total = num_pages + num_host_pages
         self.page_size = page_size
         self.is_caching = is_caching
-        self._page_memory = zeroed[Page](total + 1)
+        self._page_memory = touched[Page](total + 1)
         self.pages = at_a_line(self._page_memory)
         self.device = Pool(self.pages, first=0, size=num_pages)
         self.host = Pool(self.pages, first=num_pages, size=num_host_pages)

@@ -5,6 +5,8 @@ from std.math import align_up
 from std.memory import unsafe_memcpy
 from std.sys import size_of
 
+comptime _MEMORY_PAGE = 4096
+
 comptime LINE_BYTES = 64
 """Bytes in a line of the processor's cache."""
 
@@ -47,6 +49,28 @@ def at_a_line[T: AnyType](memory: Ptr[T]) -> Ptr[T]:
         The first place at a multiple of a line's bytes.
     """
     return at_address[T](align_up(Int(memory), LINE_BYTES))
+
+
+def touched[T: AnyType](count: Int) -> Ptr[T]:
+    """Returns memory whose bytes are zero, and that is there already.
+
+    For tables that are written here and there: the operating system does not
+    have to find memory for them one place after the other.
+
+    Parameters:
+        T: What the memory holds; all zeros must be a value of it.
+
+    Args:
+        count: How many values.
+
+    Returns:
+        The memory; give it back with `release_memory`.
+    """
+    var memory = zeroed[T](count)
+    var bytes = memory.unsafe_bitcast[UInt8]()
+    for place in range(0, count * size_of[T](), _MEMORY_PAGE):
+        bytes.unsafe_store[volatile=True](place, UInt8(0))
+    return memory
 
 
 def grown[T: AnyType](memory: Ptr[T], count: Int) -> Ptr[T]:
