@@ -136,7 +136,7 @@ struct Core(Movable):
         var total = num_pages + num_host_pages
         self.page_size = page_size
         self.is_caching = is_caching
-        self._page_memory = touched[Page](total + 1)
+        self._page_memory = touched[Page](total + 1, ahead=total // 2)
         self.pages = at_a_line(self._page_memory)
         self.device = Pool(self.pages, first=0, size=num_pages)
         self.host = Pool(self.pages, first=num_pages, size=num_host_pages)

@@ -82,8 +82,9 @@ struct PrefixIndex(Movable):
         self.page_size = page_size
         self.namespaces = Stack[Namespace]()
         self.num_indexed = 0
+        # At most half as many buckets as pages: they are in the first half.
         var bits = 0
-        while (2 << bits) <= num_pages:
+        while (4 << bits) <= num_pages:
             bits += 1
         self._shift = UInt64(63 - bits)
         self._key = key

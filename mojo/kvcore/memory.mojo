@@ -51,8 +51,8 @@ def at_a_line[T: AnyType](memory: Ptr[T]) -> Ptr[T]:
     return at_address[T](align_up(Int(memory), LINE_BYTES))
 
 
-def touched[T: AnyType](count: Int) -> Ptr[T]:
-    """Returns memory whose bytes are zero, and that is there already.
+def touched[T: AnyType](count: Int, *, ahead: Int) -> Ptr[T]:
+    """Returns memory whose bytes are zero; its beginning is there already.
 
     For tables that are written here and there: the operating system does not
     have to find memory for them one place after the other.
@@ -62,13 +62,14 @@ def touched[T: AnyType](count: Int) -> Ptr[T]:
 
     Args:
         count: How many values.
+        ahead: How many of them are there.
 
     Returns:
         The memory; give it back with `release_memory`.
     """
     var memory = zeroed[T](count)
     var bytes = memory.unsafe_bitcast[UInt8]()
-    for place in range(0, count * size_of[T](), _MEMORY_PAGE):
+    for place in range(0, ahead * size_of[T](), _MEMORY_PAGE):
         bytes.unsafe_store[volatile=True](place, UInt8(0))
     return memory
 
