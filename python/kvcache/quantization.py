@@ -24,7 +24,7 @@ class Granularity(StrEnum):
     """All keys of a layer share one, and all values."""
     HEAD = "head"
     """All keys of a layer's head share one, and all values."""
-    TOKEN = "token"  # noqa: S105
+    TOKEN = "token"  # noqa: S105  (no password)
     """Each group of elements of one token's head shares one."""
 
     @property
