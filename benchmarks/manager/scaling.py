@@ -23,6 +23,8 @@ class Scaling:
     """How much is done in each repeat."""
 
     num_requests: int = 64
+    num_before: int = 16
+    """Requests that bring a side's code and tables near, not timed."""
     num_steps: int = 128
     pool_sizes: tuple[int, ...] = (1024, 32_768, 1_048_576)
 
@@ -47,25 +49,28 @@ def time_scaling(
     scaling: Scaling,
     repeats: int,
 ) -> dict[Point, dict[str, Timing]]:
-    """Returns the time of a request and of a step, by pool and by side."""
-    timings = {}
-    for num_pages in scaling.pool_sizes:
-        pool = pool_of(num_pages, page_size)
-        sides = {who: factory(pool) for who, factory in factories.items()}
-        for is_full in (False, True):
-            if is_full:
-                for side in sides.values():
-                    fill(side)
-            for operation, run in (
-                ("request", _requests),
-                ("decode step", _steps),
-            ):
-                runs = {
-                    who: _numbered(run, side, scaling, is_full=is_full)
-                    for who, side in sides.items()
-                }
+    """Returns the time of a request and of a step, by pool and by side.
+
+    Pools of all sizes take turns: a machine that slows down does so for each.
+    """
+    sides = {
+        (num_pages, who): factory(pool_of(num_pages, page_size))
+        for num_pages in scaling.pool_sizes
+        for who, factory in factories.items()
+    }
+    timings: dict[Point, dict[str, Timing]] = {}
+    for is_full in (False, True):
+        if is_full:
+            for side in sides.values():
+                fill(side)
+        for operation, run in (("request", _requests), ("decode step", _steps)):
+            runs = {
+                key: _numbered(run, side, scaling, is_full=is_full)
+                for key, side in sides.items()
+            }
+            for (num_pages, who), timing in interleave(runs, repeats).items():
                 point = Point(operation, num_pages, is_full)
-                timings[point] = interleave(runs, repeats)
+                timings.setdefault(point, {})[who] = timing
     return timings
 
 
@@ -123,7 +128,9 @@ def _numbered(
 def _requests(side: Side, scaling: Scaling, serial: int) -> Sample:
     """Serves requests one by one; returns the time of one."""
     length = REQUEST_PAGES * side.pool.page_size
+    before = list(draw(40_000_000 + serial, scaling.num_before, length))
     prompts = list(draw(20_000_000 + serial, scaling.num_requests, length))
+    serve(side, in_passes(before, 1), Stopwatch())
     watch = Stopwatch()
     check_hits(side, serve(side, in_passes(prompts, 1), watch), 0)
     return watch.per(scaling.num_requests)

@@ -3,8 +3,11 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Stopwatch:
@@ -81,8 +84,8 @@ class Timing:
 
 
 def interleave(
-    runs: Mapping[str, Callable[[], Sample]], repeats: int
-) -> dict[str, Timing]:
+    runs: Mapping[Key, Callable[[], Sample]], repeats: int
+) -> dict[Key, Timing]:
     """Runs every side once, then every side again; the first round is dropped.
 
     The garbage collector runs before each run and rests during it, whoever's
@@ -92,7 +95,7 @@ def interleave(
         runs: One run of each side, by the side's name.
         repeats: Rounds that count.
     """
-    samples: dict[str, list[Sample]] = {who: [] for who in runs}
+    samples: dict[Key, list[Sample]] = {who: [] for who in runs}
     for _ in range(repeats + 1):
         for who, run in runs.items():
             gc.collect()
