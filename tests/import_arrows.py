@@ -139,6 +139,7 @@ MAY_IMPORT_MAX = {
     "graphs",
     "manager",
     "ops",
+    "serve.compiled_llama",
     "serve.runner",
 }
 """Units, and modules of units, that may import MAX."""

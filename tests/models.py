@@ -22,6 +22,16 @@ SMALL_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 SMALL_MERGES = "Ġ t|h e|i n|Ġ a|Ġt he|r e|o n|e r|Ġ s|a t|in g|o u|n d|l l"
 
+STORIES260K_SIZES = {
+    "num_layers": 5,
+    "hidden_size": 64,
+    "num_q_heads": 8,
+    "num_kv_heads": 4,
+    "intermediate_size": 172,
+    "vocab_size": 512,
+}
+"""In what stories260K differs from `small_config`, but for its embeddings."""
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"

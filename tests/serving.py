@@ -18,8 +18,9 @@ from kvcache.serve import (
     ScheduleLimits,
     ServingLoop,
 )
+from kvcache.serve.compiled_llama import CompiledLlama, compile_together
 from kvcache.serve.engine import cache_params
-from kvcache.serve.runner import CompiledLlama, LlamaRunner
+from kvcache.serve.runner import LlamaRunner
 
 TIE = 1e-2
 """A smaller gap between the best two logits may flip."""
@@ -55,6 +56,7 @@ class Served:
     Args:
         model: The weights.
         device: Where the pages are.
+        page_sizes: Those that are compiled together, when one is wanted.
         has_all_outputs: Whether there are a sampling graph and logits too.
     """
 
@@ -63,9 +65,11 @@ class Served:
         model: LlamaModel,
         device: Device | None = None,
         *,
+        page_sizes: Sequence[int] = (16,),
         has_all_outputs: bool = False,
     ) -> None:
         self.model = model
+        self.page_sizes = page_sizes
         self.has_all_outputs = has_all_outputs
         self.device = device or CPU()
         self.session = InferenceSession(devices=[self.device])
@@ -94,14 +98,7 @@ class Served:
         )
         kind = setting.page_size, setting.kv_dtype
         if kind not in self.compiled:
-            self.compiled[kind] = CompiledLlama(
-                self.model,
-                params,
-                device=self.device,
-                session=self.session,
-                samples=self.has_all_outputs,
-                return_logits=self.has_all_outputs,
-            )
+            self.compile(setting.kv_dtype)
         runner = LlamaRunner(self.compiled[kind], manager)
         limits = ScheduleLimits(
             max_batch_tokens=512,
@@ -109,6 +106,23 @@ class Served:
             num_steps=setting.num_steps,
         )
         return ServingLoop(manager, runner, limits=limits)
+
+    def compile(self, kv_dtype: str) -> None:
+        """Compiles the model for caches of every page size."""
+        caches = {
+            (page_size, kv_dtype): CompiledLlama(
+                self.model,
+                cache_params(
+                    self.model.config, page_size=page_size, kv_dtype=kv_dtype
+                ),
+                device=self.device,
+                session=self.session,
+                return_logits=self.has_all_outputs,
+            )
+            for page_size in self.page_sizes
+        }
+        compile_together([*caches.values()], samples=self.has_all_outputs)
+        self.compiled |= caches
 
     def serve(
         self, recorded: Sequence[Recorded], setting: Setting
@@ -191,7 +205,10 @@ def sampled(seed: int) -> SamplingParams:
 
 @cache
 def small_served() -> Served:
-    """Returns a small random model, compiled once a process."""
-    from models import small_llama
+    """Returns a small random model, compiled once a process.
 
-    return Served(small_llama(), has_all_outputs=True)
+    Its graphs are those of stories260K, so MAX compiles them once for both.
+    """
+    from models import STORIES260K_SIZES, small_llama
+
+    return Served(small_llama(**STORIES260K_SIZES), has_all_outputs=True)

@@ -6,14 +6,10 @@ from kvcache.errors import InsufficientMemoryError
 from kvcache.manager import PagedKVCacheManager
 from kvcache.model import LlamaConfig, LlamaModel
 from kvcache.quantization import QUANTIZED_DTYPES, Quantization
+from kvcache.serve.compiled_llama import CompiledLlama, compile_together
 from kvcache.serve.loop import ServingLoop
 from kvcache.serve.plan import ScheduleLimits
-from kvcache.serve.runner import (
-    CompiledLlama,
-    LlamaRunner,
-    open_device,
-    open_session,
-)
+from kvcache.serve.runner import LlamaRunner, open_device, open_session
 from kvcache.spec import KVCacheParams
 
 _LIMITS = ScheduleLimits()
@@ -94,9 +90,8 @@ def llama_loop(
         available_cache_memory=memory,
         page_size=page_size,
     )
-    compiled = CompiledLlama(
-        model, params, device=place, session=session, samples=samples
-    )
+    compiled = CompiledLlama(model, params, device=place, session=session)
+    compile_together([compiled], samples=samples)
     return ServingLoop(manager, LlamaRunner(compiled, manager), limits=limits)
 
 

@@ -7,24 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from max.driver import CPU, Accelerator, Buffer, Device, accelerator_count
-from max.dtype import DType
-from max.engine import InferenceSession, Model
-from max.graph import DeviceRef, Module
+from max.engine import InferenceSession
 
 from kvcache.errors import KVCacheError
-from kvcache.graphs.llama import llama_graph, llama_weights
-from kvcache.model import LlamaModel
-from kvcache.ops import CacheInputTypes, precompiled_package
+from kvcache.serve.compiled_llama import CompiledLlama
 from kvcache.serve.request import GenerationRequest
 from kvcache.serve.sampling import token_seed
-from kvcache.spec import KVCacheParams
 
 if TYPE_CHECKING:
     from kvcache.manager import PagedKVCacheManager, RaggedKVCacheInputs
-
-
-GREEDY, SAMPLER = "llama_greedy", "llama_sampler"
-"""The names of a model's graphs."""
 
 
 class DeviceError(KVCacheError, ValueError):
@@ -62,81 +53,6 @@ class StepInputs:
     """The rows' tokens end to end, int64 `[total_tokens]`."""
     input_row_offsets: Buffer
     """Where each row starts among them, uint32 `[batch + 1]`."""
-
-
-class CompiledLlama:
-    """A model's graphs and its weights on one device.
-
-    The greedy graph is compiled at once. The one that samples is compiled with
-    it, which costs little, or else when the first request asks for it.
-
-    Args:
-        model: The weights and their sizes.
-        params: The shape of the cache, its page size included.
-        device: Where the pages and the weights are.
-        session: Compiles the graphs.
-        samples: Whether the graph that samples is wanted at once.
-        return_logits: Whether the graphs give their logits too.
-    """
-
-    def __init__(
-        self,
-        model: LlamaModel,
-        params: KVCacheParams,
-        *,
-        device: Device,
-        session: InferenceSession,
-        samples: bool = False,
-        return_logits: bool = False,
-    ) -> None:
-        """Compiles what is wanted at once."""
-        assert params.page_size is not None, "the paged strategy has one"
-        self.device = device
-        self._config = model.config
-        self._weights = llama_weights(model.config, model.weights)
-        self._session = session
-        self._return_logits = return_logits
-        self._cache = CacheInputTypes(
-            dtype=DType[params.dtype],
-            num_layers=model.config.num_layers,
-            page_size=params.page_size,
-            num_kv_heads=params.n_kv_heads_per_device,
-            head_dim=params.head_dim,
-            device=DeviceRef.from_device(device),
-            quantization=params.quantization,
-            compute_dtype=DType.float32 if params.quantization else None,
-        )
-        self._models = self._load(GREEDY, *([SAMPLER] if samples else []))
-
-    @property
-    def greedy(self) -> Model:
-        """The graph that takes the best token."""
-        return self._models[GREEDY]
-
-    @property
-    def sampler(self) -> Model:
-        """The graph that samples."""
-        if SAMPLER not in self._models:
-            self._models |= self._load(SAMPLER)
-        return self._models[SAMPLER]
-
-    def _load(self, *names: str) -> dict[str, Model]:
-        """Builds graphs, compiles them together and gives them weights."""
-        module = Module()
-        for name in names:
-            llama_graph(
-                self._config,
-                self._cache,
-                sampling=name == SAMPLER,
-                return_logits=self._return_logits,
-                name=name,
-                module=module,
-            )
-        return self._session.load_all(
-            module,
-            custom_extensions=[precompiled_package()],
-            weights_registry=self._weights,
-        )
 
 
 class LlamaRunner:
