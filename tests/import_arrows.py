@@ -14,8 +14,8 @@ from pathlib import Path
 PYTHON_LAYERS = (
     {"__init__"},  # names that load on first use
     {"cli", "__main__"},
-    {"serve"},
-    {"manager"},
+    {"planning", "serve"},
+    {"manager", "paged_attention", "pools"},
     {"graphs"},
     {"ops"},
     {"attention_workspace"},
