@@ -2,6 +2,7 @@
 #
 #   make install        .venv with what the lock file names; the others call it
 #   make install-peers  MAX's own manager and models beside it, for tests/peers
+#   make install-torch  torch beside it, for kvcache.pools and its tests
 #   make demo           eight conversations with a real model
 #   make test           the tests that need neither a GPU nor minutes each
 #   make check          format, lint, types, docs, imports, agreement of the files
@@ -24,11 +25,13 @@ WORKERS ?= 2
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 CHECKS := format mojo-format lint types mojo-docs structure
 
-.PHONY: install install-peers demo test check bench test-gpu compile-gpu lock $(CHECKS:%=check-%)
+.PHONY: install install-peers install-torch demo test check bench test-gpu compile-gpu lock $(CHECKS:%=check-%)
 
 install: $(READY)
 
 install-peers: $(READY) $(READY:%.installed=%.peers)
+
+install-torch: $(READY) $(READY:%.installed=%.torch)
 
 demo: $(READY)
 	$(BIN)/kvcache demo
@@ -113,8 +116,14 @@ $(VENV)/.peers: $(VENV)/.installed requirements-peers.lock
 	  --requirement requirements-peers.lock
 	@touch $@
 
-# What the benchmarks compare with. Where pip finds a CPU wheel of torch (PIP_FIND_LINKS),
-# it takes that; elsewhere it downloads the CUDA one.
+# Where pip finds a CPU wheel of torch (PIP_FIND_LINKS), it takes that; elsewhere it
+# downloads the CUDA one. No lock: the wheels' hashes differ.
+$(VENV)/.torch: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --editable '.[torch]'
+	@touch $@
+
+# What the benchmarks compare with.
 $(VENV)/.bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --editable '.[bench]'

@@ -5,12 +5,12 @@ that reads `../shared/data` or wants MAX's manager may skip on a laptop but not
 in CI.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 SHARED_DATA_IS_HERE = "../shared/data is here"
 PEERS_ARE_HERE = "CI installs the peers"
+TORCH_IS_HERE = "CI installs torch beside the peers"
 
 settings.register_profile(
     "dev",
@@ -60,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     MAX does so at the first import, and writes the file where the others read.
     A failure shows in the tests that import it.
     """
-    max_package = importlib.util.find_spec("max")
+    max_package = find_spec("max")
     if max_package is None or hasattr(config, "workerinput"):
         return
     (folder,) = max_package.submodule_search_locations or ()
@@ -173,10 +174,13 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     """Does the same where a whole file of such tests skips."""
     report = yield
     path = collector.path
-    if path.suffix == ".py" and "shared_data" in path.read_text("utf-8"):
+    text = path.read_text("utf-8") if path.suffix == ".py" else ""
+    if "shared_data" in text:
         fail_if_skipped(report, SHARED_DATA_IS_HERE)
     if path.is_relative_to(PEER_TESTS):
         fail_if_skipped(report, PEERS_ARE_HERE)
+    if 'importorskip("torch")' in text and find_spec("transformers"):
+        fail_if_skipped(report, TORCH_IS_HERE)
     return report
 
 

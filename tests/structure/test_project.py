@@ -16,6 +16,7 @@ PEERS_LOCK = (ROOT / "requirements-peers.lock").read_text("utf-8")
 COMMANDS = {
     "install",
     "install-peers",
+    "install-torch",
     "demo",
     "test",
     "check",
@@ -85,7 +86,7 @@ def test_pixi_pins_what_pyproject_pins() -> None:
     assert wanted == {"max": "26.7.0", "mojo": "1.2.0"}
     assert set(wanted) <= set(PIXI["pypi-dependencies"])
     tables = [(PIXI, wanted)]
-    for feature, name in [("bench", "torch"), ("peers", "peers")]:
+    for feature, name in [("torch", "torch"), ("peers", "peers")]:
         tables.append((PIXI["feature"][feature], exact_pins(extra(name))))
     for table, pins in tables:
         assert set(pins) <= set(table["pypi-dependencies"])
