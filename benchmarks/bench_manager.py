@@ -76,7 +76,7 @@ QUICK = Plan(
         Decode(4, 200, 20),
         Eviction(512, 32, 16, 2, 16, 32),
     ),
-    scaling=Scaling(8, 16, (256, 1024)),
+    scaling=Scaling(8, 2, 16, (256, 1024)),
     hash_rounds=1,
     page_sizes=(16,),
     footprint_page_size=None,
