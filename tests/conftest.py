@@ -179,7 +179,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
         fail_if_skipped(report, SHARED_DATA_IS_HERE)
     if path.is_relative_to(PEER_TESTS):
         fail_if_skipped(report, PEERS_ARE_HERE)
-    if 'importorskip("torch")' in text and find_spec("transformers"):
+    if 'importorskip("torch")' in text and find_spec("PIL"):
         fail_if_skipped(report, TORCH_IS_HERE)
     return report
 
