@@ -59,7 +59,7 @@ MOJO_LAYERS = (
         "store_quantized_cpu",
         "store_quantized_gpu",
     },
-    {"attention_parts"},
+    {"attention_parts", "run_copy"},
     # What kernels are made of.
     {
         "attention_block",

@@ -1,11 +1,11 @@
 """Gathers pages into contiguous keys and values, on the CPU."""
 
 from kv_cache.types import KVCacheStaticParams
-from std.memory import unsafe_memcpy
 
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
-from .runs import parallel_page_runs
+from .run_copy import gather_run, is_stream
+from .runs import PageRun, parallel_page_runs
 
 
 def gather_cpu[
@@ -34,18 +34,10 @@ def gather_cpu[
     Raises:
         If a task fails.
     """
-    comptime stride = key_cache.page_layout.token_stride
+    var is_large = is_stream(key_cache, context.num_rows())
 
-    def copy_run(row: Int, seq: Int, position: Int, run: Int) raises {imm}:
-        unsafe_memcpy(
-            dest=keys.unsafe_offset(row * stride),
-            src=key_cache.block_paged_ptr[1](seq, position, 0),
-            count=run * stride,
-        )
-        unsafe_memcpy(
-            dest=values.unsafe_offset(row * stride),
-            src=value_cache.block_paged_ptr[1](seq, position, 0),
-            count=run * stride,
-        )
+    def copy(run: PageRun) raises {imm}:
+        gather_run(keys, key_cache, context, run, is_stream=is_large)
+        gather_run(values, value_cache, context, run, is_stream=is_large)
 
-    parallel_page_runs[after_cached=False](copy_run, key_cache, context)
+    parallel_page_runs[after_cached=False](copy, key_cache, context)

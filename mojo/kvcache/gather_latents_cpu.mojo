@@ -1,11 +1,11 @@
 """Gathers pages into contiguous latents, on the CPU."""
 
 from kv_cache.types import KVCacheStaticParams
-from std.memory import unsafe_memcpy
 
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
-from .runs import parallel_page_runs
+from .run_copy import gather_run, is_stream
+from .runs import PageRun, parallel_page_runs
 
 
 def gather_latents_cpu[
@@ -30,13 +30,9 @@ def gather_latents_cpu[
     Raises:
         If a task fails.
     """
-    comptime stride = cache.page_layout.token_stride
+    var is_large = is_stream(cache, context.num_rows())
 
-    def copy_run(row: Int, seq: Int, position: Int, run: Int) raises {imm}:
-        unsafe_memcpy(
-            dest=latents.unsafe_offset(row * stride),
-            src=cache.block_paged_ptr[1](seq, position, 0),
-            count=run * stride,
-        )
+    def copy(run: PageRun) raises {imm}:
+        gather_run(latents, cache, context, run, is_stream=is_large)
 
-    parallel_page_runs[after_cached=False](copy_run, cache, context)
+    parallel_page_runs[after_cached=False](copy, cache, context)

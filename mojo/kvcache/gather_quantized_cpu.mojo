@@ -5,7 +5,7 @@ from kv_cache.types import KVCacheStaticParams
 from .cache import PagedKVCache
 from .quantized_pages import read_head
 from .ragged import RaggedBatch
-from .runs import parallel_page_runs
+from .runs import PageRun, parallel_page_runs
 from .scales import Quantization
 
 
@@ -46,23 +46,23 @@ def gather_quantized_cpu[
     comptime num_heads = kv_params.num_heads
     comptime head_dim = kv_params.head_size
 
-    def read_run(row: Int, seq: Int, position: Int, run: Int) raises {imm}:
-        for token in range(run):
+    def read_run(run: PageRun) raises {imm}:
+        for token in range(run.length):
             for head in range(num_heads):
-                var first = ((row + token) * num_heads + head) * head_dim
+                var first = ((run.row + token) * num_heads + head) * head_dim
                 read_head(
                     key_cache,
                     keys.unsafe_offset(first),
-                    seq,
-                    position + token,
+                    run.seq,
+                    run.position + token,
                     head,
                 )
                 comptime if not kv_params.is_mla:
                     read_head(
                         value_cache,
                         values.unsafe_offset(first),
-                        seq,
-                        position + token,
+                        run.seq,
+                        run.position + token,
                         head,
                     )
 

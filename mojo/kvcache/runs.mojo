@@ -1,5 +1,6 @@
 """Walks a ragged batch in runs that stay inside one page."""
 
+from std.atomic import Ordering, fence
 from std.math import ceildiv
 from std.sys import size_of
 
@@ -8,10 +9,27 @@ from .parallel import GRAIN_BYTES, parallel_ranges
 from .ragged import RaggedBatch
 
 
+@fieldwise_init
+struct PageRun(TrivialRegisterPassable):
+    """Consecutive rows that are tokens of one page."""
+
+    var row: Int
+    """The first row."""
+
+    var seq: Int
+    """The sequence."""
+
+    var position: Int
+    """The first token's position."""
+
+    var length: Int
+    """How many there are."""
+
+
 def parallel_page_runs[
-    WorkType: def(Int, Int, Int, Int) raises -> None, //, *, after_cached: Bool
+    WorkType: def(PageRun) raises -> None, //, *, after_cached: Bool
 ](work: WorkType, cache: PagedKVCache, batch: RaggedBatch,) raises:
-    """Calls `work(row, seq, position, run)` for rows that share a page.
+    """Calls `work(run)` for rows that share a page.
 
     Parameters:
         WorkType: The type of the function.
@@ -19,8 +37,7 @@ def parallel_page_runs[
             else they start at position 0.
 
     Args:
-        work: The function; `run` consecutive rows from `row` are the tokens of
-            sequence `seq` from `position` on. Calls run at the same time.
+        work: The function. Calls run at the same time.
         cache: The cache that the positions refer to.
         batch: The rows of each sequence.
 
@@ -42,8 +59,10 @@ def parallel_page_runs[
             var run = min(
                 min(batch.start(seq + 1), end) - row, cache.page_size - slot
             )
-            work(row, seq, position, run)
+            work(PageRun(row, seq, position, run))
             row += run
+        # Whoever goes on sees what went past the caches.
+        fence[ordering=Ordering.SEQUENTIAL]()
 
     parallel_ranges(
         walk,

@@ -1,11 +1,11 @@
 """Stores the keys and values of a ragged batch into pages, on the CPU."""
 
 from kv_cache.types import KVCacheStaticParams
-from std.memory import unsafe_memcpy
 
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
-from .runs import parallel_page_runs
+from .run_copy import is_stream, store_run
+from .runs import PageRun, parallel_page_runs
 
 
 def store_cpu[
@@ -34,18 +34,10 @@ def store_cpu[
     Raises:
         If a task fails.
     """
-    comptime stride = key_cache.page_layout.token_stride
+    var is_large = is_stream(key_cache, batch.num_rows())
 
-    def copy_run(row: Int, seq: Int, position: Int, run: Int) raises {imm}:
-        unsafe_memcpy(
-            dest=key_cache.block_paged_ptr[1](seq, position, 0),
-            src=keys.unsafe_offset(row * stride),
-            count=run * stride,
-        )
-        unsafe_memcpy(
-            dest=value_cache.block_paged_ptr[1](seq, position, 0),
-            src=values.unsafe_offset(row * stride),
-            count=run * stride,
-        )
+    def copy(run: PageRun) raises {imm}:
+        store_run(keys, key_cache, run, is_stream=is_large)
+        store_run(values, value_cache, run, is_stream=is_large)
 
-    parallel_page_runs[after_cached=True](copy_run, key_cache, batch)
+    parallel_page_runs[after_cached=True](copy, key_cache, batch)

@@ -1,11 +1,11 @@
 """Stores the latents of a ragged batch into pages, on the CPU."""
 
 from kv_cache.types import KVCacheStaticParams
-from std.memory import unsafe_memcpy
 
 from .cache import PagedKVCache
 from .ragged import RaggedBatch
-from .runs import parallel_page_runs
+from .run_copy import is_stream, store_run
+from .runs import PageRun, parallel_page_runs
 
 
 def store_latents_cpu[
@@ -30,13 +30,9 @@ def store_latents_cpu[
     Raises:
         If a task fails.
     """
-    comptime stride = cache.page_layout.token_stride
+    var is_large = is_stream(cache, batch.num_rows())
 
-    def copy_run(row: Int, seq: Int, position: Int, run: Int) raises {imm}:
-        unsafe_memcpy(
-            dest=cache.block_paged_ptr[1](seq, position, 0),
-            src=latents.unsafe_offset(row * stride),
-            count=run * stride,
-        )
+    def copy(run: PageRun) raises {imm}:
+        store_run(latents, cache, run, is_stream=is_large)
 
-    parallel_page_runs[after_cached=True](copy_run, cache, batch)
+    parallel_page_runs[after_cached=True](copy, cache, batch)

@@ -4,7 +4,7 @@ from kv_cache.types import KVCacheStaticParams
 
 from .quantized_pages import QuantizedPages
 from .ragged import RaggedBatch
-from .runs import parallel_page_runs
+from .runs import PageRun, parallel_page_runs
 from .scales import Quantization
 
 
@@ -43,21 +43,23 @@ def store_quantized_cpu[
     comptime num_heads = kv_params.num_heads
     comptime head_dim = kv_params.head_size
 
-    def keep_run(row: Int, seq: Int, position: Int, run: Int) raises {imm}:
+    def keep_run(run: PageRun) raises {imm}:
+        var seq = run.seq
         comptime if not pages.scale_layout.is_per_token:
             for head in range(num_heads):
-                pages.keep_given_scale[0](seq, position, head)
+                pages.keep_given_scale[0](seq, run.position, head)
                 comptime if not kv_params.is_mla:
-                    pages.keep_given_scale[1](seq, position, head)
-        for token in range(run):
+                    pages.keep_given_scale[1](seq, run.position, head)
+        for token in range(run.length):
+            var position = run.position + token
             for head in range(num_heads):
-                var first = ((row + token) * num_heads + head) * head_dim
+                var first = ((run.row + token) * num_heads + head) * head_dim
                 pages.keep_head[0](
-                    keys.unsafe_offset(first), seq, position + token, head
+                    keys.unsafe_offset(first), seq, position, head
                 )
                 comptime if not kv_params.is_mla:
                     pages.keep_head[1](
-                        values.unsafe_offset(first), seq, position + token, head
+                        values.unsafe_offset(first), seq, position, head
                     )
 
     parallel_page_runs[after_cached=True](keep_run, pages.keys, batch)

@@ -3,10 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.batch import REGIMES, Batch, batches, regimes
+from kernels.batch import (
+    REGIMES,
+    Batch,
+    batches,
+    beyond_the_caches,
+    regimes,
+)
 from kernels.buffers import to_array
 from kernels.checks import check_store, poisoned_pool
-from kernels.configuration import ONNX_FLOAT32
+from kernels.configuration import LARGE_PAGES, ONNX_FLOAT32
 from kernels.models import CompiledKernels, Kernels
 from kvcache import reference
 
@@ -23,6 +29,14 @@ def test_store_equals_reference_at_the_edges(
 def test_store_equals_reference(kernels: Kernels, data: st.DataObject) -> None:
     drawn = batches(kernels.configuration, longest_new=300, far=True)
     check_store(kernels, data.draw(drawn))
+
+
+def test_store_past_the_caches_equals_reference(
+    compiled_kernels: CompiledKernels,
+) -> None:
+    check_store(
+        compiled_kernels.of(LARGE_PAGES), beyond_the_caches(LARGE_PAGES)
+    )
 
 
 @pytest.mark.parametrize("layer", range(ONNX_FLOAT32.num_layers))

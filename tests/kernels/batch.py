@@ -118,6 +118,15 @@ def row_offsets(lengths: Sequence[int]) -> Indices:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint32)
 
 
+def beyond_the_caches(configuration: Configuration) -> Batch:
+    """Returns what the CPU's kernels write past the caches: 8 MiB and more."""
+    itemsize = 4 if configuration.dtype == "float32" else 2
+    rows = 8 * 2**20 // (itemsize * int(np.prod(configuration.row)))
+    page_size = configuration.page_size
+    lengths = [(5, rows), (page_size, 3), (0, 0), (page_size - 1, 700)]
+    return Batch(lengths=lengths, page_size=page_size)
+
+
 def regimes(page_size: int) -> dict[str, Batch]:
     """Returns the batches that no drawing may miss."""
     page = page_size
