@@ -17,8 +17,13 @@ from .runs import PageRun
 comptime LINE_BYTES = 64
 """The bytes of a line of the processor's caches."""
 
+comptime MEMORY_PAGE_BYTES = 4096
+"""The bytes that the processor looks up at once."""
+
 comptime STREAM_BYTES = 8 << 20
 """The bytes of a call from which on what is written goes past the caches."""
+
+comptime _TO_READ = PrefetchOptions().for_read().high_locality()
 
 
 def is_stream(cache: PagedKVCache, num_rows: Int) -> Bool:
@@ -41,6 +46,7 @@ def store_run[
 ](
     rows: Pointer[Scalar[dtype], ImmUntrackedOrigin],
     cache: PagedKVCache[dtype, ...],
+    batch: RaggedBatch,
     run: PageRun,
     *,
     is_stream: Bool,
@@ -53,12 +59,14 @@ def store_run[
     Args:
         rows: All rows, `[total_tokens, num_kv_heads, head_dim]`.
         cache: The layer's keys, or values.
+        batch: The rows of each sequence.
         run: The run.
         is_stream: Whether it goes past the caches.
     """
     comptime stride = cache.page_layout.token_stride
     var source = rows.unsafe_offset(run.row * stride)
     var count = run.length * stride
+    _find_ahead(_next_place(cache, batch, run), count)
     copy_run(
         dest=cache.block_paged_ptr[1](run.seq, run.position, 0),
         src=source,
@@ -92,16 +100,34 @@ def gather_run[
         is_stream: Whether it goes past the caches.
     """
     comptime stride = cache.page_layout.token_stride
-    var next = run.position + run.length
-    if run.row + run.length == context.start(run.seq + 1):
-        next = run.position
     copy_run(
         dest=rows.unsafe_offset(run.row * stride),
         src=cache.block_paged_ptr[1](run.seq, run.position, 0),
         count=run.length * stride,
-        next=cache.block_paged_ptr[1](run.seq, next, 0),
+        next=_next_place(cache, context, run),
         is_stream=is_stream,
     )
+
+
+@always_inline
+def _next_place[
+    dtype: DType, //
+](cache: PagedKVCache[dtype, ...], batch: RaggedBatch, run: PageRun) -> Pointer[
+    Scalar[dtype], MutUntrackedOrigin
+]:
+    """Returns where the sequence's next run is in the pool, if it has one."""
+    var position = run.position
+    if run.row + run.length < batch.start(run.seq + 1):
+        position += run.length
+    return cache.block_paged_ptr[1](run.seq, position, 0)
+
+
+@always_inline
+def _find_ahead[dtype: DType](place: Pointer[Scalar[dtype], _], count: Int):
+    """Has the processor find out where memory is that is written next."""
+    var memory = place.unsafe_bitcast[UInt8]()
+    for offset in range(0, count * size_of[dtype](), MEMORY_PAGE_BYTES):
+        prefetch[_TO_READ](memory.unsafe_offset(offset))
 
 
 @always_inline
@@ -156,9 +182,8 @@ def _copy_lines[
     bytes: Int,
     next: Pointer[UInt8, ImmUntrackedOrigin],
 ):
-    comptime to_read = PrefetchOptions().for_read().high_locality()
     for place in range(0, bytes, LINE_BYTES):
-        prefetch[to_read](next.unsafe_offset(place))
+        prefetch[_TO_READ](next.unsafe_offset(place))
         dest.unsafe_store[non_temporal=past_caches, alignment=LINE_BYTES](
             place, src.unsafe_load[width=LINE_BYTES](place)
         )

@@ -37,7 +37,7 @@ def store_cpu[
     var is_large = is_stream(key_cache, batch.num_rows())
 
     def copy(run: PageRun) raises {imm}:
-        store_run(keys, key_cache, run, is_stream=is_large)
-        store_run(values, value_cache, run, is_stream=is_large)
+        store_run(keys, key_cache, batch, run, is_stream=is_large)
+        store_run(values, value_cache, batch, run, is_stream=is_large)
 
     parallel_page_runs[after_cached=True](copy, key_cache, batch)

@@ -33,6 +33,6 @@ def store_latents_cpu[
     var is_large = is_stream(cache, batch.num_rows())
 
     def copy(run: PageRun) raises {imm}:
-        store_run(latents, cache, run, is_stream=is_large)
+        store_run(latents, cache, batch, run, is_stream=is_large)
 
     parallel_page_runs[after_cached=True](copy, cache, batch)
