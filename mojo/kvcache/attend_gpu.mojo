@@ -15,6 +15,12 @@ from .prefill_gpu import prefill_gpu
 from .prefill_shape import PrefillShape
 from .scales import Quantization
 
+comptime NARROW_BYTES = 288 << 20
+"""The bytes of keys and values up to which blocks of one head decode faster.
+
+On an H200 they take 4 to 20 % less time up to here, and a little more from the
+double on."""
+
 
 def attend_gpu[
     dtype: DType,
@@ -72,6 +78,7 @@ def attend_gpu[
         num_q_heads=num_q_heads,
         quantization=quantization,
         rules=rules_in_use,
+        most_heads=2,
     )
     comptime if shape.is_supported():
         if inputs.keys.max_prompt_length() <= 1:
@@ -80,6 +87,14 @@ def attend_gpu[
                 length=workspace_length,
                 per_block=shape.workspace_per_block(),
             )
+            comptime narrow = shape.narrow()
+            comptime if narrow.heads() < shape.heads() and narrow.is_supported():
+                var tokens = Int(inputs.batch.batch_size) * Int(
+                    inputs.keys.max_context_length()
+                )
+                if shape.bytes_of(tokens) <= NARROW_BYTES:
+                    decode_gpu(DecodeCall[narrow](inputs, memory), ctx)
+                    return
             decode_gpu(DecodeCall[shape](inputs, memory), ctx)
             return
     comptime prompt_shape = PrefillShape(

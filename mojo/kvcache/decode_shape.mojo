@@ -41,6 +41,9 @@ struct DecodeShape(TrivialRegisterPassable):
     var rules: RulesInUse
     """The rules that the kernel is compiled with."""
 
+    var most_heads: Int
+    """The most key-value heads that one block serves, one or two."""
+
     def is_quantized(self) -> Bool:
         """Returns whether elements mean their products with a scale.
 
@@ -108,12 +111,34 @@ struct DecodeShape(TrivialRegisterPassable):
     def heads(self) -> Int:
         """Returns the key-value heads that one block serves.
 
-        Two neighbours' keys lie together: read together they come faster.
+        Two neighbours' keys lie together: read together they come faster. One
+        head a block leaves fewer parts of a sequence to put together.
 
         Returns:
             The heads.
         """
-        return 2 if self.kv_params.num_heads % 2 == 0 else 1
+        return self.most_heads if self.kv_params.num_heads % 2 == 0 else 1
+
+    def narrow(self) -> Self:
+        """Returns the shape whose blocks serve one head each.
+
+        Returns:
+            The shape.
+        """
+        var shape = self
+        shape.most_heads = 1
+        return shape
+
+    def bytes_of(self, tokens: Int) -> Int:
+        """Returns the bytes of keys and values of some tokens.
+
+        Args:
+            tokens: The tokens.
+
+        Returns:
+            The bytes, without scales.
+        """
+        return 2 * self.kv_params.num_heads * self.row_bytes() * tokens
 
     def teams(self) -> Int:
         """Returns how many blocks serve all heads of the same keys.

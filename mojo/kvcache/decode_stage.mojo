@@ -9,6 +9,7 @@ would do the first but not the second, and cost 7 % of the memory's rate.
 from max.gpu import lane_id
 from max.gpu.memory import CacheEviction, async_copy, async_copy_commit_group
 from std.memory import AddressSpace
+from std.sys._assembly import inlined_assembly
 
 from .decode_call import DecodeCall, warp_index
 from .decode_shape import CHUNK, LANES, DecodeShape
@@ -85,6 +86,29 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
             self.chunk = self.run.begin + warp_index() // Self.shape.heads()
         if self.run.is_open():
             self.page = self.call.page(self.run, self.chunk)
+            self._touch()
+
+    @always_inline
+    def _touch(self):
+        """Has the GPU find out where the next chunk's memory is.
+
+        One line of the keys and one of the values are enough for that; all of
+        them would crowd out the copies.
+        """
+        if lane_id() == 0:
+            var offset = self._offset(self.run.seen(self.chunk))
+            _touch_line(self.call.keys.blocks.ptr.unsafe_offset(offset))
+            _touch_line(self.call.values.blocks.ptr.unsafe_offset(offset))
+
+    @always_inline
+    def _offset(self, position: Int) -> Int:
+        """Returns where a key of the page is, and its value."""
+        comptime token = Self.shape.kv_params.num_heads * Self.shape.head_dim()
+        return (
+            self.page * Int(self.call.keys.blocks.layout.stride[0]().value())
+            + position % Self.shape.page_size * token
+            + self.call.head() * Self.shape.head_dim()
+        )
 
     @always_inline
     def _fetch(self):
@@ -96,15 +120,9 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
 
     @always_inline
     def _fetch_planes[is_cut: Bool](self, position: Int):
-        comptime token = Self.shape.kv_params.num_heads * Self.shape.head_dim()
         comptime width = Self.shape.head_dim() // Self.shape.pieces()
         var row, piece = divmod(Int(lane_id()), Self.shape.pieces())
-        var offset = (
-            self.page * Int(self.call.keys.blocks.layout.stride[0]().value())
-            + (position % Self.shape.page_size + row) * token
-            + self.call.head() * Self.shape.head_dim()
-            + piece * width
-        )
+        var offset = self._offset(position + row) + piece * width
         var stage = self.stages.unsafe_offset(self.next_stage)
         self._fetch_rows[is_cut](
             self.call.keys.blocks.ptr.unsafe_offset(offset), stage, position
@@ -166,6 +184,14 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
             scales_in[Self.shape](stage).unsafe_offset(kind * CHUNK + row),
             Int32(4) if self.run.sees(position + row) else Int32(0),
         )
+
+
+@always_inline
+def _touch_line(place: Pointer):
+    """Brings the line of a place near, and thereby finds out where it is."""
+    inlined_assembly[
+        "prefetch.global.L2 [$0];", NoneType, constraints="l,~{memory}"
+    ](Int(place))
 
 
 @always_inline
