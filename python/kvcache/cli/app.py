@@ -21,8 +21,18 @@ from kvcache.cli.options import (
     NoPrefixCache,
     NumSteps,
     PageSize,
+    PlanDescription,
+    PlanGroupSize,
+    PlanHostMemory,
+    PlanInUse,
+    PlanMaxLen,
+    PlanMeanLen,
+    PlanMemory,
+    PlanModel,
+    PlanUtilization,
     Seed,
     Temperature,
+    TensorParallel,
     TopK,
     TopP,
 )
@@ -224,4 +234,49 @@ def demo(
         sampling=SamplingParams(
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
         ),
+    )
+
+
+@app.command()
+def plan(
+    *,
+    memory: PlanMemory,
+    model: PlanModel = None,
+    shape: PlanDescription = None,
+    utilization: PlanUtilization = 0.9,
+    in_use: PlanInUse = None,
+    max_len: PlanMaxLen = None,
+    mean_len: PlanMeanLen = None,
+    page_size: PageSize = 16,
+    tp: TensorParallel = 1,
+    host_memory: PlanHostMemory = None,
+    group_size: PlanGroupSize = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one object a KV dtype.")
+    ] = False,
+) -> int:
+    """Say what a memory holds, for every KV dtype side by side."""
+    if (model is None) == (shape is None):
+        raise typer.BadParameter(
+            f"wanted --model PATH or --shape, got "
+            f"{'neither' if model is None else 'both'}"
+        )
+    from kvcache.cli.plan import print_plan
+    from kvcache.planning import MemoryBudget
+
+    return print_plan(
+        model_path=model,
+        shape_text=shape,
+        budget=MemoryBudget(
+            memory=memory,
+            utilization=utilization,
+            in_use=in_use or 0,
+            n_devices=tp,
+        ),
+        page_size=page_size,
+        max_len=max_len,
+        mean_len=mean_len,
+        host_memory=host_memory,
+        group_size=group_size,
+        as_json=as_json,
     )
