@@ -103,6 +103,7 @@ def as_object(plan: CachePlan) -> dict[str, object]:
         "budget_bytes": plan.budget.bytes,
         "page_memory_bytes": plan.page_memory,
         "num_pages": plan.num_pages,
+        "num_null_pages": 1,
         "num_tokens": plan.num_tokens,
         "pool_bytes": plan.pool_bytes,
         "num_host_pages": plan.num_host_pages,
@@ -111,7 +112,6 @@ def as_object(plan: CachePlan) -> dict[str, object]:
         "mean_len": plan.mean_len,
         "mean_requests": plan.mean_requests,
         "state": {
-            "num_layers": state.num_layers,
             "bytes_per_request": state.bytes_per_request,
             "num_slots": plan.num_slots,
             "pool_bytes": plan.state_bytes,
@@ -159,7 +159,7 @@ def _heading(plan: CachePlan) -> Iterator[str]:
         if shape.is_mla
         else f"{shape.num_kv_heads} KV heads of {shape.head_dim}"
     )
-    state = f", {shape.state.num_layers} recurrent" if shape.state else ""
+    state = ", a recurrent state" if shape.state else ""
     yield f"Model   {shape.num_layers} attention layers, {kept}{state}"
     devices = f"{budget.n_devices} x " if budget.n_devices > 1 else ""
     taken = f" - {format_size(budget.in_use)}" if budget.in_use else ""
@@ -177,7 +177,7 @@ def _table(plans: Sequence[CachePlan]) -> Table:
     if first.mean_len is not None:
         columns.append(f"x {first.mean_len}")
     if first.window_bound is not None:
-        columns.append("at most")
+        columns.append("bound")
     columns.append("pool")
     if first.num_host_pages:
         columns.append("host pages")
@@ -234,15 +234,15 @@ def _notes(plans: Sequence[CachePlan]) -> Iterator[str]:
             f"This library keeps every token in all {shape.num_layers} "
             f"attention layers, and the table counts so. Lower bound: "
             f"{bound.num_layers} of them read the last {bound.tokens} tokens "
-            f"of {plan.max_len} ({bound.pages} pages at most); at most: "
-            f"requests of {plan.max_len} tokens if they kept no more."
+            f"of {plan.max_len} ({bound.pages} pages at most). bound: "
+            f"no more requests of {plan.max_len} tokens fit if nothing else "
+            f"is kept."
         )
     if shape.state is not None:
         each = format_size(shape.state.bytes_per_request)
         yield (
-            f"{shape.state.num_layers} recurrent layers keep {each} of a "
-            f"request, whatever its length. That comes out of the memory "
-            f"first: a slot for each request of "
+            f"Recurrent layers keep {each} of a request, whatever its length. "
+            f"That comes out of the memory first: a slot for each request of "
             f"{plan.mean_len or plan.max_len} tokens, and one for padding."
         )
     if shape.max_seq_len is not None and plan.max_len > shape.max_seq_len:
@@ -251,15 +251,19 @@ def _notes(plans: Sequence[CachePlan]) -> Iterator[str]:
             f"{plan.max_len}."
         )
     for each_plan in plans:
-        yield from _complaints(each_plan)
-
-
-def _complaints(plan: CachePlan) -> Iterator[str]:
-    name = " ".join(_row(plan)[:2]).strip()
-    if plan.shortage is not None:
-        yield f"{name}: {plan.shortage}"
-    if plan.bytes_missing:
+        if each_plan.shortage is not None:
+            yield f"{_name(each_plan)}: {each_plan.shortage}"
+    missing = [
+        f"{format_size(each.bytes_missing)} of {_name(each)}"
+        for each in plans
+        if each.bytes_missing
+    ]
+    if missing:
         yield (
-            f"{name}: the null page does not fit beside the rest, "
-            f"{format_size(plan.bytes_missing)} are missing"
+            f"The null page does not fit beside the rest. Missing: "
+            f"{', '.join(missing)}."
         )
+
+
+def _name(plan: CachePlan) -> str:
+    return " ".join(_row(plan)[:2]).strip()

@@ -72,6 +72,7 @@ def shape_from_config(
             what this library does not plan; the message names the field.
     """
     outer = config if isinstance(config, Fields) else Fields(config, source)
+    _check_planned(outer)
     fields = _text_part(outer)
     _check_planned(fields)
     num_layers = _positive(fields, _LAYERS)
