@@ -249,6 +249,40 @@ def test_null_page_without_room_is_named(printed: Plan) -> None:
     assert "3.9 KiB of float32, 1.9 KiB of bfloat16" in out
 
 
+@pytest.mark.parametrize(
+    ("shape", "complaint"),
+    [
+        ("kv_heads=8,head_dim=256", None),
+        (
+            "kv_heads=8,head_dim=264",
+            "heads of 8 to 256 elements, a multiple of 8, got 264",
+        ),
+        (
+            "kv_heads=8,head_dim=20",
+            "heads of 8 to 256 elements, a multiple of 8, got 20",
+        ),
+        ("latent_dim=576", None),
+        (
+            "latent_dim=584",
+            "latents of 8 to 576 elements, a multiple of 8, got 584",
+        ),
+    ],
+)
+def test_heads_that_the_kernels_do_not_take_are_named(
+    printed: Plan, shape: str, complaint: str | None
+) -> None:
+    options = f"--shape layers=2,{shape} --memory 1GiB --max-len 9"
+    out = printed(options)
+    if complaint is None:
+        assert "kernels" not in out
+    else:
+        assert f"Of this package the kernels want {complaint}." in out
+    (limit,) = {
+        each["beyond_kernels"] for each in objects(printed(f"{options} --json"))
+    }
+    assert limit == (complaint and f"the kernels want {complaint}")
+
+
 def test_narrow_terminal_cuts_no_number(
     printed: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

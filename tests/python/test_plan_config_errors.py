@@ -234,6 +234,11 @@ def test_part_about_text_disagrees_with_the_rest() -> None:
     )
 
 
+def test_part_about_text_is_planned_as_well() -> None:
+    mllama = {"text_config": {**PLAIN, "cross_attention_layers": [3]}}
+    refused(mllama, "here: text_config: wanted no cross_attention_layers")
+
+
 def test_outer_part_does_not_hide_an_encoder() -> None:
     refused(
         {"is_encoder_decoder": True, "text_config": PLAIN},

@@ -445,6 +445,38 @@ def test_letters_repeat_over_the_layers() -> None:
     assert window == WindowLayers(num_layers=24, tokens=4096)
 
 
+def test_period_that_does_not_divide_the_layers() -> None:
+    jamba = JAMBA_MINI | {
+        "num_hidden_layers": 7,
+        "attn_layer_period": 4,
+        "attn_layer_offset": 3,
+    }
+    assert shape_from_config(jamba).num_layers == 1  # the fourth
+    assert shape_from_config({**jamba, "attn_layer_offset": 2}).num_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers"),
+    [
+        ({}, 6),  # the fourth of 7 reads everything
+        ({"no_rope_layer_interval": 3}, 5),
+        ({"no_rope_layers": [1, 0, 1, 0, 0, 0, 0]}, 2),
+    ],
+)
+def test_layers_without_rope_read_everything(
+    changes: Config, layers: int
+) -> None:
+    text = LLAMA4_SCOUT["text_config"] | {"num_hidden_layers": 7}
+    window = shape_from_config({**text, **changes}).window
+    assert window == WindowLayers(num_layers=layers, tokens=8192)
+
+
+def test_mistral_without_a_word_has_a_window_and_with_null_none() -> None:
+    silent = {k: v for k, v in MISTRAL_7B.items() if k != "sliding_window"}
+    assert shape_from_config(silent) == shape_from_config(MISTRAL_7B)
+    assert shape_from_config({**silent, "sliding_window": None}).window is None
+
+
 def test_indices_name_the_layers_with_attention() -> None:
     bamba = {
         key: value

@@ -319,6 +319,20 @@ def test_hybrid_worked_by_hand() -> None:
     assert bound.max_requests == (100_000 - 12_576) // 17_696 == 4
 
 
+def test_states_count_in_what_does_not_fit() -> None:
+    # Two requests of 4 pages, their states and the one for padding.
+    memory = 3 * 12_576 + 8 * 4096
+    plan = plan_cache(
+        HYBRID,
+        KVFormat("float32"),
+        MemoryBudget(memory=memory, utilization=1),
+        page_size=16,
+        max_len=64,
+    )
+    assert (plan.num_slots, plan.num_pages) == (2, 8)
+    assert plan.bytes_missing == 4096
+
+
 def test_null_page_that_does_not_fit_is_counted() -> None:
     page = 2 * 3 * 16 * 4 * 16 * 4
     plan = plan_cache(

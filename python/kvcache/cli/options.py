@@ -31,7 +31,12 @@ class KVDtype(StrEnum):
     FLOAT8_E5M2 = "float8_e5m2"
 
 
-def _size(text: str) -> int:
+def read_size(text: str) -> int:
+    """Returns the bytes that an option's text means.
+
+    Raises:
+        BadParameter: If it means no size.
+    """
     try:
         return parse_size(text)
     except ValueError as error:
@@ -64,7 +69,7 @@ MaxPages = Annotated[
 KVMemory = Annotated[
     int | None,
     typer.Option(
-        parser=_size,
+        parser=read_size,
         metavar="SIZE",
         help="Memory of the cache, such as 64MiB; in place of --max-pages.",
     ),
@@ -120,78 +125,6 @@ NumSteps = Annotated[
     int,
     typer.Option(
         min=1, metavar="N", help="Steps per fetch while nothing waits."
-    ),
-]
-PlanModel = Annotated[
-    Path | None,
-    typer.Option(
-        "--model",
-        metavar="PATH",
-        help="A Hugging Face config.json or its folder, or a GGUF file.",
-    ),
-]
-PlanDescription = Annotated[
-    str | None,
-    typer.Option(
-        "--shape",
-        metavar="NAME=N,...",
-        help="In place of a model: layers=32,kv_heads=8,head_dim=128, or "
-        "layers=61,latent_dim=576. window=4096 is for all layers, or for "
-        "window_layers=N of them; state_bytes=N is what recurrent layers keep "
-        "of a request, and layers does not count them.",
-    ),
-]
-PlanMemory = Annotated[
-    int,
-    typer.Option(
-        parser=_size,
-        metavar="SIZE",
-        help="Memory of one device, such as 80GiB, 80GB or 80000000000.",
-    ),
-]
-PlanUtilization = Annotated[
-    float, typer.Option(help="Share of the memory that may be used at all.")
-]
-PlanInUse = Annotated[
-    int | None,
-    typer.Option(
-        parser=_size,
-        metavar="SIZE",
-        help="What weights and all else take of that share on one device.",
-    ),
-]
-PlanMaxLen = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Tokens of the longest request; by default the model's context.",
-    ),
-]
-PlanMeanLen = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Tokens of a usual request."),
-]
-PlanHostMemory = Annotated[
-    int | None,
-    typer.Option(
-        parser=_size,
-        metavar="SIZE",
-        help="Host memory for pages that are swapped out.",
-    ),
-]
-PlanGroupSize = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Elements of a token's head that share a scale; by default all.",
-    ),
-]
-TensorParallel = Annotated[
-    int,
-    typer.Option(
-        "--tp", min=1, metavar="N", help="Devices that share the heads."
     ),
 ]
 

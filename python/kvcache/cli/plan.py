@@ -14,6 +14,7 @@ from kvcache.planning import (
     CachePlan,
     MemoryBudget,
     ModelShape,
+    beyond_kernels,
     formats_for,
     parse_shape,
     plan_cache,
@@ -129,6 +130,7 @@ def as_object(plan: CachePlan) -> dict[str, object]:
         else None,
         "bytes_missing": plan.bytes_missing,
         "shortage": plan.shortage,
+        "beyond_kernels": beyond_kernels(shape),
     }
 
 
@@ -250,6 +252,8 @@ def _notes(plans: Sequence[CachePlan]) -> Iterator[str]:
             f"The model was made for {shape.max_seq_len} tokens, not for "
             f"{plan.max_len}."
         )
+    if (limit := beyond_kernels(shape)) is not None:
+        yield f"Of this package {limit}."
     for each_plan in plans:
         if each_plan.shortage is not None:
             yield f"{_name(each_plan)}: {each_plan.shortage}"

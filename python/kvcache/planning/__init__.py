@@ -2,7 +2,7 @@
 
 from kvcache.planning.budget import MemoryBudget
 from kvcache.planning.cache_plan import CachePlan, WindowBound, plan_cache
-from kvcache.planning.formats import KVFormat, formats_for
+from kvcache.planning.formats import KVFormat, beyond_kernels, formats_for
 from kvcache.planning.hf_config import shape_from_config
 from kvcache.planning.reading import read_shape
 from kvcache.planning.shape import ModelShape, RecurrentState, WindowLayers
@@ -16,6 +16,7 @@ __all__ = [
     "RecurrentState",
     "WindowBound",
     "WindowLayers",
+    "beyond_kernels",
     "formats_for",
     "parse_shape",
     "plan_cache",

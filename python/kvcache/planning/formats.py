@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvcache.cache_types import DTYPES
+from kvcache.cache_types import (
+    DTYPES,
+    MAX_HEAD_DIM,
+    MAX_LATENT_DIM,
+    MIN_HEAD_DIM,
+)
 from kvcache.quantization import (
     LONGEST_LATENT_GROUP,
     QUANTIZED_DTYPES,
@@ -54,6 +59,24 @@ def formats_for(
         for dtype in QUANTIZED_DTYPES
         for quantization in scaled
     ]
+
+
+def beyond_kernels(shape: "ModelShape") -> str | None:
+    """Returns what the kernels want otherwise, None if they take the model.
+
+    A manager allocates pages for heads of any size all the same.
+
+    Args:
+        shape: The model.
+    """
+    longest = MAX_LATENT_DIM if shape.is_mla else MAX_HEAD_DIM
+    if shape.head_dim in range(MIN_HEAD_DIM, longest + 1, 8):
+        return None
+    return (
+        f"the kernels want {'latents' if shape.is_mla else 'heads'} of "
+        f"{MIN_HEAD_DIM} to {longest} elements, a multiple of 8, got "
+        f"{shape.head_dim}"
+    )
 
 
 def _longest_group(latent_dim: int) -> int | None:

@@ -43,6 +43,7 @@ _WITHOUT_CACHE = frozenset(
         "electra",
         "modernbert",
         "roberta",
+        "siglip",
         "vit",
         "xlm-roberta",
     }
@@ -55,10 +56,10 @@ def shape_from_config(
 ) -> ModelShape:
     """Reads a Hugging Face `config.json`.
 
-    A key that is absent has the value that the transformers library gives it
-    for the kinds of models that `model_defaults` lists; of another kind, or
-    where no value is likely, it is an error. Of a multimodal model the part
-    about text counts.
+    A key that is absent has the value that `model_defaults` lists for this
+    type of model: that of the transformers library. Where no value is listed
+    and none follows from another key, it is an error. Of a multimodal model
+    the part about text counts.
 
     Args:
         config: The object in the file.
