@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kvcache.cli.app import run
+from kvcache.cli.units import format_size
 from kvcache.planning import (
     MemoryBudget,
     formats_for,
@@ -206,6 +207,15 @@ def test_window_is_kept_apart_from_what_is_allocated(printed: Plan) -> None:
     assert "33 pages at most" in out
 
 
+def test_bound_stands_behind_what_it_is_a_bound_of(printed: Plan) -> None:
+    out = printed(
+        "--shape layers=1,kv_heads=1,head_dim=8,window=4 --memory 1MiB "
+        "--max-len 64 --mean-len 8"
+    )
+    assert rows(out)[0][6:] == ["x 64", "bound", "x 8", "pool"]
+    assert "Model   1 attention layer, 1 KV head of 8\n" in out
+
+
 def test_hybrid_says_where_its_state_is(printed: Plan, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(HYBRID))
     out = printed(f"--model {tmp_path} --memory 1MB --max-len 300")
@@ -215,6 +225,20 @@ def test_hybrid_says_where_its_state_is(printed: Plan, tmp_path: Path) -> None:
     assert "2 attention layers, 2 KV heads of 16, a recurrent state" in out
     assert "Recurrent layers keep 8.2 KiB of a request" in out
     assert "and one for padding" in out
+    header, *lines = rows(out)
+    assert header[-2:] == ["pool", "states"]
+    for line, kv_format in zip(lines, formats_for(shape), strict=True):
+        plan = plan_cache(
+            shape,
+            kv_format,
+            MemoryBudget(memory=10**6),
+            page_size=16,
+            max_len=300,
+        )
+        assert line[-3] == str(plan.num_slots)
+        states = (plan.num_slots + 1) * 8448
+        assert line[-1] == format_size(states)
+        assert line[-2] == format_size(plan.pool_bytes)
     assert "made for 256 tokens, not for 300" in out
 
 

@@ -159,10 +159,11 @@ def _heading(plan: CachePlan) -> Iterator[str]:
     kept = (
         f"latents of {shape.head_dim}"
         if shape.is_mla
-        else f"{shape.num_kv_heads} KV heads of {shape.head_dim}"
+        else f"{_count(shape.num_kv_heads, 'KV head')} of {shape.head_dim}"
     )
     state = ", a recurrent state" if shape.state else ""
-    yield f"Model   {shape.num_layers} attention layers, {kept}{state}"
+    layers = _count(shape.num_layers, "attention layer")
+    yield f"Model   {layers}, {kept}{state}"
     devices = f"{budget.n_devices} x " if budget.n_devices > 1 else ""
     taken = f" - {format_size(budget.in_use)}" if budget.in_use else ""
     yield (
@@ -172,15 +173,21 @@ def _heading(plan: CachePlan) -> Iterator[str]:
     yield f"Pages   of {plan.page_size} tokens"
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def _table(plans: Sequence[CachePlan]) -> Table:
     first = plans[0]
     columns = ["B/token/layer", "page", "pages", "tokens"]
     columns.append(f"x {first.max_len}")
-    if first.mean_len is not None:
-        columns.append(f"x {first.mean_len}")
     if first.window_bound is not None:
         columns.append("bound")
+    if first.mean_len is not None:
+        columns.append(f"x {first.mean_len}")
     columns.append("pool")
+    if first.shape.state is not None:
+        columns.append("states")
     if first.num_host_pages:
         columns.append("host pages")
     table = Table(box=None, pad_edge=False)
@@ -209,11 +216,13 @@ def _row(plan: CachePlan) -> list[str]:
         str(plan.num_tokens),
         str(plan.max_requests),
     ]
-    if plan.mean_requests is not None:
-        row.append(str(plan.mean_requests))
     if plan.window_bound is not None:
         row.append(str(plan.window_bound.max_requests))
+    if plan.mean_requests is not None:
+        row.append(str(plan.mean_requests))
     row.append(format_size(plan.pool_bytes))
+    if plan.shape.state is not None:
+        row.append(format_size(plan.state_bytes))
     if plan.num_host_pages:
         row.append(str(plan.num_host_pages))
     return row
@@ -221,52 +230,56 @@ def _row(plan: CachePlan) -> list[str]:
 
 def _notes(plans: Sequence[CachePlan]) -> Iterator[str]:
     """Yields what the numbers mean, and what does not fit."""
-    plan = plans[0]
-    shape = plan.shape
+    shape = plans[0].shape
     yield (
         "x N: requests of N tokens at a time. pool: what is allocated, the "
         "null page on top of the budget included."
     )
-    if plan.budget.n_devices > 1:
+    if plans[0].budget.n_devices > 1:
         yield "Bytes are over all devices" + (
             "; each one has the whole latents." if shape.is_mla else "."
         )
-    if (bound := plan.window_bound) is not None:
-        yield (
-            f"This library keeps every token in all {shape.num_layers} "
-            f"attention layers, and the table counts so. Lower bound: "
-            f"{bound.num_layers} of them read the last {bound.tokens} tokens "
-            f"of {plan.max_len} ({bound.pages} pages at most). bound: "
-            f"no more requests of {plan.max_len} tokens fit if nothing else "
-            f"is kept."
-        )
-    if shape.state is not None:
-        each = format_size(shape.state.bytes_per_request)
-        yield (
-            f"Recurrent layers keep {each} of a request, whatever its length. "
-            f"That comes out of the memory first: a slot for each request of "
-            f"{plan.mean_len or plan.max_len} tokens, and one for padding."
-        )
-    if shape.max_seq_len is not None and plan.max_len > shape.max_seq_len:
-        yield (
-            f"The model was made for {shape.max_seq_len} tokens, not for "
-            f"{plan.max_len}."
-        )
-    if (limit := beyond_kernels(shape)) is not None:
-        yield f"Of this package {limit}."
-    for each_plan in plans:
-        if each_plan.shortage is not None:
-            yield f"{_name(each_plan)}: {each_plan.shortage}"
+    yield from _model_notes(plans[0])
+    for plan in plans:
+        if plan.shortage is not None:
+            yield f"{_name(plan)}: {plan.shortage}"
     missing = [
-        f"{format_size(each.bytes_missing)} of {_name(each)}"
-        for each in plans
-        if each.bytes_missing
+        f"{format_size(plan.bytes_missing)} of {_name(plan)}"
+        for plan in plans
+        if plan.bytes_missing
     ]
     if missing:
         yield (
             f"The null page does not fit beside the rest. Missing: "
             f"{', '.join(missing)}."
         )
+
+
+def _model_notes(plan: CachePlan) -> Iterator[str]:
+    """Yields what is to be known about layers that are not all alike."""
+    shape, length = plan.shape, plan.max_len
+    if (bound := plan.window_bound) is not None:
+        yield (
+            f"This library keeps every token in all {shape.num_layers} "
+            f"attention layers, and the table counts so. Lower bound: "
+            f"{bound.num_layers} of them read the last {bound.tokens} tokens "
+            f"of {length} ({bound.pages} pages at most). bound: no more "
+            f"requests of {length} tokens fit if nothing else is kept."
+        )
+    if shape.state is not None:
+        each = format_size(shape.state.bytes_per_request)
+        yield (
+            f"Recurrent layers keep {each} of a request, whatever its length. "
+            f"That comes out of the memory first, as states: a slot for each "
+            f"request of {plan.mean_len or length} tokens, and one for padding."
+        )
+    if shape.max_seq_len is not None and length > shape.max_seq_len:
+        yield (
+            f"The model was made for {shape.max_seq_len} tokens, not for "
+            f"{length}."
+        )
+    if (limit := beyond_kernels(shape)) is not None:
+        yield f"Of this package {limit}."
 
 
 def _name(plan: CachePlan) -> str:
