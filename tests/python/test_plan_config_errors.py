@@ -94,6 +94,12 @@ def test_number_of_another_kind_is_named(field: str, value: object) -> None:
         ({"is_encoder_decoder": True}, "no is_encoder_decoder .*got 'True'"),
         ({"cross_attention_layers": [1]}, "no cross_attention_layers"),
         ({"index_topk": 2048}, "no index_topk .*got '2048'"),
+        ({"use_cla": True}, "no use_cla"),
+        ({"block_types": ["recurrent", "attention"]}, "no block_types"),
+        (
+            {"attn_config": {"kv_n_heads": 0}},
+            "attn_config: .*kv_n_heads, got 0",
+        ),
         ({"num_kv_shared_layers": 2}, "no num_kv_shared_layers"),
         ({"linear_attn_config": {"kda_layers": []}}, "no linear_attn_config"),
     ],

@@ -194,6 +194,31 @@ FALCON_40B = FALCON_7B | {
     "num_hidden_layers": 60,
     "num_kv_heads": 8,
 }
+DBRX: Config = {
+    "model_type": "dbrx",
+    "attn_config": {"kv_n_heads": 8, "rope_theta": 500000},
+    "d_model": 6144,
+    "max_seq_len": 32768,
+    "n_heads": 48,
+    "n_layers": 40,
+}
+STARCODER: Config = {
+    "model_type": "gpt_bigcode",
+    "n_embd": 6144,
+    "n_head": 48,
+    "n_layer": 40,
+    "n_positions": 8192,
+}
+CHATGLM3_6B: Config = {
+    "model_type": "chatglm",
+    "hidden_size": 4096,
+    "kv_channels": 128,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "num_attention_heads": 32,
+    "num_layers": 28,
+    "seq_length": 8192,
+}
 GPT2: Config = {
     "model_type": "gpt2",
     "n_ctx": 1024,
@@ -271,6 +296,9 @@ NEMOTRON_H_8B: Config = {
         (LLAMA4_SCOUT, 48, 2 * 8 * 128 * 2),
         (FALCON_7B, 32, 2 * 1 * 64 * 2),
         (FALCON_40B, 60, 2 * 8 * 64 * 2),
+        (DBRX, 40, 2 * 8 * 128 * 2),
+        (STARCODER, 40, 2 * 1 * 128 * 2),
+        (CHATGLM3_6B, 28, 2 * 2 * 128 * 2),
         (GPT2, 12, 2 * 12 * 64 * 2),
         (JAMBA_MINI, 4, 2 * 8 * 128 * 2),
         (GRANITE4_TINY, 4, 2 * 4 * 128 * 2),
@@ -506,6 +534,7 @@ def test_context_of_the_model_is_known() -> None:
     assert shape_from_config(LLAMA_8B).max_seq_len == 131_072
     assert shape_from_config(GEMMA3_4B).max_seq_len == 131_072
     assert shape_from_config(GPT2).max_seq_len == 1024
+    assert shape_from_config(DBRX).max_seq_len == 32_768
     assert shape_from_config(FALCON_7B).max_seq_len is None
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from max.driver import Buffer
 
 from kvcache import PagedKVCacheManager
+from kvcache.errors import InsufficientMemoryError
 from kvcache.manager import RaggedKVCacheInputs
 from kvcache.manager.quantized_inputs import QuantizedKVCacheInputs
 from kvcache.planning import (
@@ -209,7 +210,7 @@ def test_drawn_plans_are_what_a_manager_allocates(plan: CachePlan) -> None:
         assert plan.pool_bytes == plan.max_requests == plan.num_tokens == 0
         assert plan.bytes_per_page > plan.page_memory
         assert plan.shortage is not None
-        with pytest.raises(Exception, match="single page"):
+        with pytest.raises(InsufficientMemoryError, match="single page"):
             manager_of(plan)
         return
     check_equals_manager(plan)
@@ -232,8 +233,8 @@ def test_states_and_pages_share_the_budget(plan: CachePlan) -> None:
         assert plan.page_memory == plan.budget.bytes
         assert plan.state_bytes == plan.num_slots == 0
         return
-    fixed = plan.state_bytes
-    assert fixed == (plan.num_slots + 1) * state.bytes_per_request
+    fixed = (plan.num_slots + 1) * state.bytes_per_request
+    assert plan.state_bytes == (fixed if plan.num_pages else 0)
     assert plan.page_memory == max(0, plan.budget.bytes - fixed)
     length = plan.mean_len or plan.max_len
     if not (fitting := plan.requests(length)):
@@ -317,6 +318,28 @@ def test_hybrid_worked_by_hand() -> None:
     assert (bound.num_layers, bound.tokens, bound.pages) == (1, 20, 3)
     assert bound.bytes_per_request == 12_576 + 20 * 256
     assert bound.max_requests == (100_000 - 12_576) // 17_696 == 4
+
+
+def test_hybrid_under_one_state_and_page_says_what_it_wants() -> None:
+    def made(memory: int) -> CachePlan:
+        return plan_cache(
+            HYBRID,
+            KVFormat("float32"),
+            MemoryBudget(memory=memory, utilization=1),
+            page_size=16,
+            max_len=16,
+        )
+
+    wanted = 2 * 12_576 + 4096
+    plan = made(wanted - 1)
+    assert (plan.num_pages, plan.pool_bytes, plan.state_bytes) == (0, 0, 0)
+    assert (plan.max_requests, plan.bytes_missing) == (0, 0)
+    assert plan.shortage == (
+        f"wanted at least {wanted} bytes of cache memory for a request's "
+        f"state, one for padding and a single page, got {wanted - 1}"
+    )
+    assert made(1000).shortage
+    assert (made(wanted).max_requests, made(wanted).shortage) == (1, None)
 
 
 def test_states_count_in_what_does_not_fit() -> None:

@@ -8,7 +8,7 @@ from kvcache.manager.host import host_shares
 from kvcache.manager.sizing import CacheSizing
 from kvcache.planning.budget import MemoryBudget
 from kvcache.planning.formats import KVFormat
-from kvcache.planning.shape import ModelShape
+from kvcache.planning.shape import ModelShape, RecurrentState
 from kvcache.spec import KVCacheParams, pages_for
 
 
@@ -99,7 +99,7 @@ class CachePlan:
     @property
     def state_bytes(self) -> int:
         """Bytes of all recurrent states: a padding slot is among them."""
-        if self.shape.state is None:
+        if self.shape.state is None or not self.num_pages:
             return 0
         return (self.num_slots + 1) * self.shape.state.bytes_per_request
 
@@ -107,8 +107,8 @@ class CachePlan:
     def bytes_missing(self) -> int:
         """Bytes that pools and states want beyond what the devices have."""
         in_use = self.budget.in_use * self.budget.n_devices
-        there = self.budget.memory * self.budget.n_devices
-        return max(0, in_use + self.pool_bytes + self.state_bytes - there)
+        there = self.budget.memory * self.budget.n_devices - in_use
+        return max(0, self.pool_bytes + self.state_bytes - there)
 
     @property
     def max_requests(self) -> int:
@@ -194,18 +194,15 @@ def plan_cache(
     bytes_per_page = params.bytes_per_page(shape.num_layers, page_size)
     usual = pages_for(mean_len or max_len, page_size) * bytes_per_page
     num_slots, page_memory = _split(shape, budget.bytes, usual)
-    shortage, num_pages = None, 0
+    shortage: str | None
     try:
         num_pages = pages_in(page_memory, bytes_per_page)
     except InsufficientMemoryError as error:
-        shortage = str(error)
+        num_pages, shortage = 0, str(error)
+        if shape.state is not None:
+            shortage = _shortage_of_state(shape.state, budget, bytes_per_page)
     else:
-        wanted = pages_for(max_len, page_size)
-        if num_pages < wanted:
-            shortage = (
-                f"a request of {max_len} tokens wants {wanted} pages, there "
-                f"are {num_pages}"
-            )
+        shortage = _shortage_of_pages(max_len, page_size, num_pages)
     return CachePlan(
         shape=shape,
         kv_format=kv_format,
@@ -219,6 +216,29 @@ def plan_cache(
         num_pages=num_pages,
         num_host_pages=sum(host_shares(params, bytes_per_page)),
         shortage=shortage,
+    )
+
+
+def _shortage_of_pages(
+    max_len: int, page_size: int, num_pages: int
+) -> str | None:
+    """Returns what the longest request wants, None if it fits."""
+    if (wanted := pages_for(max_len, page_size)) <= num_pages:
+        return None
+    return (
+        f"a request of {max_len} tokens wants {wanted} pages, there are "
+        f"{num_pages}"
+    )
+
+
+def _shortage_of_state(
+    state: RecurrentState, budget: MemoryBudget, bytes_per_page: int
+) -> str:
+    """Returns what a hybrid model wants at least."""
+    wanted = 2 * state.bytes_per_request + bytes_per_page
+    return (
+        f"wanted at least {wanted} bytes of cache memory for a request's "
+        f"state, one for padding and a single page, got {budget.bytes}"
     )
 
 

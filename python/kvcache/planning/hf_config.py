@@ -13,12 +13,18 @@ _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _Q_HEADS = ("num_attention_heads", "n_head", "n_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "multi_query_group_num")
-_WIDTH = ("hidden_size", "n_embd", "d_model")
-_LENGTH = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
+_WIDTH = ("hidden_size", "n_embd", "n_embed", "d_model")
+_LENGTH = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "seq_length",
+    "max_seq_len",
+)
 _NOT_PLANNED = (
     "attn_type_list",
     "block_configs",
-    "cla_share_factor",
+    "block_types",
     "compress_ratios",
     "conv_L_cache",
     "cross_attention_layers",
@@ -31,6 +37,7 @@ _NOT_PLANNED = (
     "num_kv_shared_layers",
     "swa_head_dim",
     "swa_num_key_value_heads",
+    "use_cla",
 )
 """Fields that make layers keep something else than the others, if set."""
 _WITHOUT_CACHE = frozenset(
@@ -171,6 +178,9 @@ def _heads(fields: Fields) -> tuple[int, int, bool]:
 
 def _kv_heads(fields: Fields, num_q_heads: int) -> int:
     """Returns the key-value heads; Falcon names them whether used or not."""
+    inner = fields.object("attn_config")
+    if inner is not None and "kv_n_heads" in inner:  # as DBRX has it
+        return _positive(inner, ("kv_n_heads",))
     has_one = fields.flag("multi_query", False)
     if has_one and not fields.flag("new_decoder_architecture", False):
         return 1

@@ -9,6 +9,7 @@ from typing import Final
 
 _DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
     "cohere2": {"sliding_window": 4096, "sliding_window_pattern": 4},
+    "falcon": {"multi_query": True},
     "gemma": {"num_key_value_heads": 16, "head_dim": 256},
     "gemma2": {
         "num_key_value_heads": 4,
@@ -22,6 +23,7 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
         "sliding_window": 4096,
         "sliding_window_pattern": 6,
     },
+    "gpt_bigcode": {"multi_query": True},
     "gpt_oss": {
         "num_key_value_heads": 8,
         "head_dim": 64,
@@ -49,6 +51,7 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
     },
     "mixtral": {"num_key_value_heads": 8, "max_window_layers": 0},
     "phi3": {"max_window_layers": 0},
+    "phimoe": {"num_key_value_heads": 8, "max_window_layers": 0},
     "qwen2": {
         "num_key_value_heads": 32,
         "sliding_window": 4096,
