@@ -26,6 +26,18 @@ from kvcache.cli.options import (
     TopK,
     TopP,
 )
+from kvcache.cli.plan_options import (
+    DeviceMemory,
+    GroupSize,
+    HostMemory,
+    InUse,
+    MaxLen,
+    MeanLen,
+    PlannedModel,
+    ShapeText,
+    TensorParallel,
+    Utilization,
+)
 from kvcache.errors import KVCacheError
 
 # Typer has its own copy of click, under a name that is not public.
@@ -224,4 +236,49 @@ def demo(
         sampling=SamplingParams(
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
         ),
+    )
+
+
+@app.command()
+def plan(
+    *,
+    memory: DeviceMemory,
+    model: PlannedModel = None,
+    shape: ShapeText = None,
+    utilization: Utilization = 0.9,
+    in_use: InUse = None,
+    max_len: MaxLen = None,
+    mean_len: MeanLen = None,
+    page_size: PageSize = 16,
+    tp: TensorParallel = 1,
+    host_memory: HostMemory = None,
+    group_size: GroupSize = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one object a KV dtype.")
+    ] = False,
+) -> int:
+    """Say what a memory holds, for every KV dtype side by side."""
+    if (model is None) == (shape is None):
+        raise typer.BadParameter(
+            f"wanted --model PATH or --shape, got "
+            f"{'neither' if model is None else 'both'}"
+        )
+    from kvcache.cli.plan import print_plan
+    from kvcache.planning import MemoryBudget
+
+    return print_plan(
+        model_path=model,
+        shape_text=shape,
+        budget=MemoryBudget(
+            memory=memory,
+            utilization=utilization,
+            in_use=in_use or 0,
+            n_devices=tp,
+        ),
+        page_size=page_size,
+        max_len=max_len,
+        mean_len=mean_len,
+        host_memory=host_memory,
+        group_size=group_size,
+        as_json=as_json,
     )

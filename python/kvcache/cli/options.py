@@ -31,7 +31,12 @@ class KVDtype(StrEnum):
     FLOAT8_E5M2 = "float8_e5m2"
 
 
-def _size(text: str) -> int:
+def read_size(text: str) -> int:
+    """Returns the bytes that an option's text means.
+
+    Raises:
+        BadParameter: If it means no size.
+    """
     try:
         return parse_size(text)
     except ValueError as error:
@@ -64,7 +69,7 @@ MaxPages = Annotated[
 KVMemory = Annotated[
     int | None,
     typer.Option(
-        parser=_size,
+        parser=read_size,
         metavar="SIZE",
         help="Memory of the cache, such as 64MiB; in place of --max-pages.",
     ),
