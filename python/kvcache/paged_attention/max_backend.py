@@ -41,6 +41,7 @@ class MaxBackend:
             raise InvalidParamsError(
                 f"wanted a buffer of numbers, got one of {name}"
             )
+        check_contiguous(array)
         device = device_name(array.device)
         return ArrayType(name, tuple(array.shape), device)
 
@@ -58,7 +59,7 @@ class MaxBackend:
 
     def to_bytes(self, array: Array) -> bytes:
         """Returns a buffer's elements in row-major order, little-endian."""
-        return NUMPY.to_bytes(_view(array.to(CPU()).contiguous()))
+        return NUMPY.to_bytes(_view(array.to(CPU())))
 
     def from_bytes(self, data: bytes, wanted: ArrayType) -> Array:
         """Returns a buffer with given elements."""
@@ -68,12 +69,14 @@ class MaxBackend:
 
     def rows(self, array: Array, device: str) -> Rows:
         """Returns a NumPy array, and for a GPU a tensor on it."""
+        if isinstance(array, Buffer):
+            check_contiguous(array)
         if not is_host(device):
             if isinstance(array, Buffer):
                 array = _tensor(array)
             return backend_named("torch").rows(array, device)
         if isinstance(array, Buffer):
-            return _view(array.to(CPU()).contiguous())
+            return _view(array.to(CPU()))
         return NUMPY.rows(array, device)
 
     def array(self, rows: Rows, dtype: str, device: str) -> Array:
@@ -121,6 +124,25 @@ def max_device(device: str) -> Device:
             f"CPU and {count} GPUs"
         )
     return Accelerator(number)
+
+
+def check_contiguous(buffer: Buffer) -> None:
+    """Refuses a slice whose rows do not lie side by side.
+
+    MAX 26.7 forgets the strides of such a buffer when it views it as another
+    type, and copies it number by number, which makes other NaN of some.
+
+    Args:
+        buffer: The buffer.
+
+    Raises:
+        InvalidParamsError: If it is one.
+    """
+    if not buffer.is_contiguous:
+        raise InvalidParamsError(
+            f"wanted a contiguous buffer, got a slice of shape "
+            f"{tuple(buffer.shape)}"
+        )
 
 
 def _view(buffer: Buffer) -> Any:

@@ -206,7 +206,9 @@ def _from_numbers(name: str, value: object) -> npt.NDArray[Any]:
     try:
         found = np.asarray(value)
     except ValueError:  # Rows of different lengths.
-        found = np.zeros(0)
+        found = np.zeros(1)
+    if not found.size and isinstance(value, (list, tuple)):
+        found = found.astype(np.int32)
     if found.dtype.kind not in "iu":
         raise InvalidParamsError(
             f"`{name}` must be an array of integers, got {shown(value)}"
