@@ -80,14 +80,15 @@ class PagedAttentionCache(Document):
                 f"{shown(metadata)}"
             )
         layers = metadata.num_hidden_layers
-        if scales is not None and len(np.asarray(scales)) != layers:
-            raise InvalidParamsError(
-                f"`scales` must have {layers} layers, got "
-                f"{len(np.asarray(scales))}"
-            )
         each: Sequence[object] = [None] * layers
         if scales is not None:
-            each = list(np.asarray(scales))
+            found = np.asarray(scales)
+            if found.shape[:1] != (layers,):
+                raise InvalidParamsError(
+                    f"`scales` must have {layers} layers, got shape "
+                    f"{found.shape}"
+                )
+            each = list(found)
         return cls(
             [
                 PagedAttentionCacheView.init(

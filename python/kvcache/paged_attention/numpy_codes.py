@@ -78,7 +78,8 @@ def _to_float8(
     """
     fraction_bits, lowest = _FRACTION_BITS[dtype], _LOWEST_EXPONENT[dtype]
     size = np.abs(numbers)
-    exponent = np.maximum(np.frexp(size)[1] - 1, lowest)
+    exponent = np.where(size > 0, np.frexp(size)[1] - 1, lowest)
+    exponent = np.maximum(exponent, lowest)
     units = np.rint(np.ldexp(size, fraction_bits - exponent)).astype(np.int32)
     codes = units + ((exponent - lowest) << fraction_bits)
     return np.asarray(codes | np.signbit(numbers) * 128, np.uint8)
