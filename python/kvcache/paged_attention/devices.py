@@ -24,7 +24,12 @@ def device_name(device: object) -> str:
             f"`devices` must be names such as 'cpu:0' and 'gpu:1', or devices "
             f"of MAX or torch, got {device!r}"
         )
-    return f"{_KINDS[found[1]]}:{found[2] or 0}"
+    name = f"{_KINDS[found[1]]}:{found[2] or 0}"
+    if is_host(name) and name != "cpu:0":
+        raise InvalidParamsError(
+            f"`devices` must name the CPU cpu:0, as there is one, got {name}"
+        )
+    return name
 
 
 def _text(device: object) -> str:

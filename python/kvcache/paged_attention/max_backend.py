@@ -114,14 +114,13 @@ def max_device(device: str) -> Device:
     Raises:
         InvalidParamsError: If there is no such device.
     """
-    number = number_of(device)
-    if is_host(device) and number == 0:
+    if is_host(device):
         return CPU()
-    count = accelerator_count()
-    if is_host(device) or number >= count:
+    number, count = number_of(device), accelerator_count()
+    if number >= count:
         raise InvalidParamsError(
-            f"`mesh` must have devices that are there, got {device} with one "
-            f"CPU and {count} GPUs"
+            f"`mesh` must have devices that are there, got {device} with "
+            f"{count} GPUs"
         )
     return Accelerator(number)
 

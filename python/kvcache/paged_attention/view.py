@@ -1,6 +1,6 @@
 """The pages of one layer."""
 
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Self
 
 from kvcache.errors import InvalidParamsError
@@ -48,21 +48,21 @@ class PagedAttentionCacheView(Document):
     """The cache's sizes."""
     layer_index: int
     """The layer, from 0 on."""
-    key_pages: Shards
+    key_pages: Shards = field(repr=False)
     """`[num_kv_heads, num_pages_per_layer, page_size, head_dim]`.
 
     One array, or on several devices a tuple with the part of each.
     """
-    value_pages: Shards
+    value_pages: Shards = field(repr=False)
     """As `key_pages`."""
     kv_pages_sharding: NamedSharding
     """Which part is on which device."""
     _: KW_ONLY
     quantizer: PageQuantizer | None = None
     """How pages are quantised; their type is then that of its codes."""
-    key_scales: Shards | None = None
+    key_scales: Shards | None = field(default=None, repr=False)
     """float32, as many as `PageQuantizer.scales_shape` says."""
-    value_scales: Shards | None = None
+    value_scales: Shards | None = field(default=None, repr=False)
     """As `key_scales`."""
 
     def __post_init__(self) -> None:
