@@ -73,6 +73,51 @@ def test_rows_of_another_library_are_refused() -> None:
         )
 
 
+def test_a_device_mesh_of_torch_is_a_mesh() -> None:
+    from torch.distributed import (
+        destroy_process_group,
+        init_device_mesh,
+        init_process_group,
+    )
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+    try:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    finally:
+        destroy_process_group()
+    found = PagedAttentionCacheView.init(mesh, sizes(), 0, backend="torch")
+    assert found.kv_pages_sharding.mesh.shape == {"dp": 2, "tp": 2}
+    assert [tuple(each.shape) for each in found.key_pages] == [(1, 9, 4, 8)] * 4
+    assert found.kv_pages_sharding.num_replicas == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("code", [None, "int8", "float8_e4m3fn"])
+def test_buffers_written_through_torch_are_those_written_through_numpy(
+    dtype: str, code: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of GPUs, over buffers of the CPU, which torch sees as well."""
+    from kvcache.paged_attention import PageQuantizer, max_backend
+
+    quantizer = code if code is None else PageQuantizer(code)
+    made = [
+        PagedAttentionCacheView.init(ONE, sizes(dtype=dtype), 0, quantizer)
+        for _ in range(2)
+    ]
+    step = decode([5, -1], [[1, 2, 3], [4, 5, 6]])
+    keys, values = rows(2, 1), rows(2, 2)
+    made[0].concatenate_to_cache(keys, values, step)
+    wanted = [bits(each) for each in made[0].read_from_cache([1, 2], 6)]
+    with monkeypatch.context() as patch:
+        patch.setattr(max_backend, "is_host", lambda _: False)
+        made[1].concatenate_to_cache(keys, values, step)
+        found = made[1].read_from_cache([1, 2], 6)
+    assert made[0] == made[1]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(bits(one), other)
+
+
 def test_a_gpu_that_is_not_there_is_named() -> None:
     from kvcache.paged_attention import Mesh
 

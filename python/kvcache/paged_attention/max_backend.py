@@ -91,7 +91,7 @@ class MaxBackend:
         self, pages: Array, page: Indices, slot: Indices, rows: Rows
     ) -> None:
         """Writes rows into pages, in place."""
-        if pages.device.is_host:
+        if is_host(device_name(pages.device)):
             NUMPY.store(_view(pages), page, slot, rows)
             return
         tensor = _tensor(pages)
@@ -100,7 +100,7 @@ class MaxBackend:
 
     def load(self, pages: Array, page: Indices, slot: Indices) -> Rows:
         """Returns a copy of rows of pages."""
-        if pages.device.is_host:
+        if is_host(device_name(pages.device)):
             return NUMPY.load(_view(pages), page, slot)
         return backend_named("torch").load(_tensor(pages), page, slot)
 
