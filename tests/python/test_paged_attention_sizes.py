@@ -71,7 +71,7 @@ def test_pages_are_what_the_budget_holds(
     pages = math.floor(Fraction(math.floor(Fraction(budget, layers)), page))
     each = math.ceil(Fraction(length, page_size))
     arguments = {
-        "mesh": Mesh(["cpu"] * devices, "tp"),
+        "mesh": Mesh([f"gpu:{x}" for x in range(devices)], "tp"),
         "num_hidden_layers": layers,
         "max_sequences": length,
         "page_size": page_size,
@@ -189,15 +189,27 @@ def test_the_constructor_checks_too(
 
 
 def test_devices_with_the_same_pages_count_once() -> None:
-    mesh = Mesh([["cpu"] * 2] * 2, ("dp", "tp"))
+    mesh = Mesh([["gpu:0", "gpu:1"], ["gpu:2", "gpu:3"]], ("dp", "tp"))
     found = create(mesh=mesh, memory=DeviceMemory(32000))
     assert found.hbm_bytes == 4 * 16000
     # Each device: its 16000 bytes hold pages of one head in two layers.
     assert found.num_pages_per_layer == 16000 // 2 // (4 * 1 * 3 * 2 * 2)
 
 
+def test_logical_shards_share_the_memory_of_their_device() -> None:
+    for count in (1, 2):
+        found = create(mesh=Mesh(["cpu"] * count, "tp"))
+        assert (found.hbm_bytes, found.num_pages_per_layer) == (8000, 41)
+    # Copies on one device take their room each.
+    mesh = Mesh([["cpu"] * 2] * 2, ("dp", "tp"))
+    assert create(mesh=mesh).num_pages_per_layer == 8000 // 2 // 2 // 96
+    # The fullest device decides: two of three parts are on one.
+    mesh = Mesh(["gpu:0", "gpu:0", "gpu:1"], "tp")
+    assert create(mesh=mesh, num_kv_heads=3).hbm_bytes == 12000
+
+
 def test_pages_split_evenly_over_the_batch_axis() -> None:
-    mesh = Mesh(["cpu"] * 3, "dp")
+    mesh = Mesh(["gpu:0", "gpu:1", "gpu:2"], "dp")
     axes = PartitionAxis(batch_axis="dp", head_axis=None)
     whole = create(mesh=mesh, partition_axis=PartitionAxis(head_axis=None))
     found = create(mesh=mesh, partition_axis=axes)
@@ -229,6 +241,23 @@ def test_scales_are_counted(
     )
     assert found.num_pages_per_layer == (4000 - beside) // page_bytes
     assert found.quantizer == PageQuantizer("int8", quantization)
+
+
+def test_scales_beside_the_pages_take_their_room() -> None:
+    # Ten pages of 256 bytes, and 15 of the 16 bytes of scales.
+    quantizer = PageQuantizer("int8", Quantization(granularity="head"))
+    memory = DeviceMemory(2 * 2 * (10 * 256 + 15))
+    arguments = {"kv_head_dim_size": 16, "quantizer": quantizer}
+    found = create(memory=memory, **arguments)
+    assert found.num_pages_per_layer == 9
+    more = DeviceMemory(memory.bytes_reservable_limit + 4)
+    assert create(memory=more, **arguments).num_pages_per_layer == 10
+
+
+def test_bytes_may_be_a_float_as_in_the_seed() -> None:
+    found = sizes(hbm_bytes=8000.0)
+    assert found.hbm_bytes == 8000
+    assert type(found.hbm_bytes) is int
 
 
 def test_a_group_divides_the_head() -> None:

@@ -43,13 +43,14 @@ _TYPES: dict[str, Callable[..., object]] = {
 class Document:
     """A data class that can be written down.
 
-    Each class is known by its name, to be rebuilt where it is nested.
+    Each class is known by its name, to be rebuilt where it is nested; the
+    first one of a name is.
     """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Makes the class known."""
         super().__init_subclass__(**kwargs)
-        _TYPES[cls.__name__] = cls
+        _TYPES.setdefault(cls.__name__, cls)
 
     def replace(self, **kwargs: Any) -> Self:
         """Returns a copy in which some fields have other values.
@@ -101,13 +102,12 @@ class Document:
                 )
         body = {k: v for k, v in data.items() if k not in _HEADER}
         try:
-            decoded = _decode(body, "")
+            built: Self = _build(cls, body, "")
         except RecursionError as error:
             raise DocumentError(
                 "document: wanted one as deep as a cache is, got a deeper one"
             ) from error
-        assert isinstance(decoded, cls)
-        return decoded
+        return built
 
     @classmethod
     def from_json(cls, json_str: str) -> Self:
@@ -171,12 +171,12 @@ def _decode(value: object, path: str) -> object:
             f"{_join(path, 'type')}: wanted one of array, "
             f"{', '.join(sorted(_TYPES))}, got {shown(name)}"
         )
-    return _build(name, value, path)
+    return _build(_TYPES[name], value, path)
 
 
-def _build(name: str, value: dict[str, Any], path: str) -> object:
-    """Returns an object of a known class."""
-    kind: Any = _TYPES[name]
+def _build(kind: Any, value: dict[str, Any], path: str) -> Any:
+    """Returns an object of a class."""
+    name = kind.__name__
     wanted = {each.name for each in dataclasses.fields(kind)}
     given = set(value) - {"type"}
     for field in sorted(map(str, given - wanted)):
@@ -189,7 +189,7 @@ def _build(name: str, value: dict[str, Any], path: str) -> object:
         )
     fields = {each: _decode(value[each], _join(path, each)) for each in wanted}
     try:
-        built: object = kind(**fields)
+        built = kind(**fields)
     except DocumentError:
         raise
     except ValueError as error:

@@ -1,5 +1,6 @@
 """How large a cache is, from the memory that there is for it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
@@ -28,9 +29,6 @@ _SIZES = (
     "kv_head_dim_size",
 )
 """What a caller gives, in the order in which it is checked."""
-
-_COUNTS = ("num_pages_per_layer", "num_pages_per_sequence", "hbm_bytes")
-"""What follows from it."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,12 @@ class PagedAttentionCacheMetaData(Document):
         sizes = {name: getattr(self, name) for name in _SIZES}
         used = self.hbm_utilization
         checked = _checked(sizes, used, self.dtype, self.partition_axis)
-        for name in _COUNTS:
+        for name in ("num_pages_per_layer", "num_pages_per_sequence"):
             checked[name] = positive(name, getattr(self, name))
+        checked["hbm_bytes"] = positive("hbm_bytes", _whole(self.hbm_bytes))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        wanted = pages_for(self.max_sequences, self.page_size)
+        wanted = _pages_per_sequence(checked)
         if self.num_pages_per_sequence < wanted:
             raise InvalidParamsError(
                 f"`num_pages_per_sequence` must be at least {wanted} for "
@@ -111,7 +110,8 @@ class PagedAttentionCacheMetaData(Document):
 
         Every device has the memory of the first one:
         `int(bytes_reservable_limit * hbm_utilization) - bytes_in_use`. Devices
-        that hold the same part of the pages count once.
+        that hold the same part of the pages count once, and so does a device
+        that is in the mesh several times.
 
         Args:
             mesh: The devices: a `Mesh`, or a `torch.distributed.DeviceMesh`.
@@ -135,45 +135,23 @@ class PagedAttentionCacheMetaData(Document):
             MemoryBudgetError: If the memory does not hold the pages of one
                 sequence and the dummy page.
         """
-        sizes = dict(
-            zip(
-                _SIZES,
-                (
-                    batch_size,
-                    num_hidden_layers,
-                    max_sequences,
-                    page_size,
-                    num_kv_heads,
-                    kv_head_dim_size,
-                ),
-                strict=True,
-            )
-        )
+        given = [batch_size, num_hidden_layers, max_sequences, page_size]
+        given += [num_kv_heads, kv_head_dim_size]
+        sizes = dict(zip(_SIZES, given, strict=True))
         checked = _checked(sizes, hbm_utilization, dtype, partition_axis)
-        devices = as_mesh(mesh)
-        sharding = NamedSharding(devices, partition_axis.pages_spec)
+        sharding = NamedSharding(as_mesh(mesh), partition_axis.pages_spec)
         sharding.check_even("num_kv_heads", checked["num_kv_heads"], 0)
         sharding.check_even("page_size", checked["page_size"], 2)
         if memory is None:
-            memory = memory_of(devices.devices[0])
+            memory = memory_of(sharding.mesh.devices[0])
         instance("memory", memory, DeviceMemory)
-        hbm_bytes = _budget(memory, checked["hbm_utilization"]) * devices.size
-        layer_bytes = hbm_bytes // sharding.num_replicas
-        layer_bytes //= checked["num_hidden_layers"]
-        page, rest = _page_bytes(checked, quantizer)
-        count = max(0, layer_bytes - rest) // page
-        count -= count % sharding.shards_of(1)
-        each = pages_for(checked["max_sequences"], checked["page_size"])
-        if count <= each:
-            raise MemoryBudgetError(
-                f"wanted memory for {each} pages of a sequence and the dummy "
-                f"page in each of {checked['num_hidden_layers']} layers, got "
-                f"{hbm_bytes} bytes, which hold {count}"
-            )
+        hbm_bytes = _budget(memory, checked["hbm_utilization"], sharding)
         return cls(
             **checked,
-            num_pages_per_layer=count,
-            num_pages_per_sequence=each,
+            num_pages_per_layer=_num_pages(
+                checked, hbm_bytes, sharding, quantizer
+            ),
+            num_pages_per_sequence=_pages_per_sequence(checked),
             hbm_bytes=hbm_bytes,
             quantizer=quantizer,
         )
@@ -214,8 +192,24 @@ def _checked(
     return found
 
 
-def _budget(memory: DeviceMemory, utilization: float) -> int:
-    """Returns the bytes that one device has for pages."""
+def _whole(value: object) -> object:
+    """Returns a float without a fraction as an int: EasyDeL has one."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _pages_per_sequence(sizes: Mapping[str, Any]) -> int:
+    return pages_for(sizes["max_sequences"], sizes["page_size"])
+
+
+def _budget(
+    memory: DeviceMemory, utilization: float, sharding: NamedSharding
+) -> int:
+    """Returns the bytes that all devices have for pages.
+
+    A device that is in the mesh several times has its memory once.
+    """
     allowed = int(memory.bytes_reservable_limit * utilization)
     if allowed <= memory.bytes_in_use:
         raise MemoryBudgetError(
@@ -223,10 +217,32 @@ def _budget(memory: DeviceMemory, utilization: float) -> int:
             f"{memory.bytes_reservable_limit} bytes are {allowed}, and "
             f"{memory.bytes_in_use} are in use"
         )
-    return allowed - memory.bytes_in_use
+    (_, most), *_ = Counter(sharding.mesh.devices).most_common(1)
+    return (allowed - memory.bytes_in_use) * sharding.mesh.size // most
 
 
-def _page_bytes(sizes: dict[str, Any], quantizer: object) -> tuple[int, int]:
+def _num_pages(
+    sizes: Mapping[str, Any],
+    hbm_bytes: int,
+    sharding: NamedSharding,
+    quantizer: object,
+) -> int:
+    """Returns the pages of a layer that the memory holds."""
+    page, rest = _page_bytes(sizes, quantizer)
+    layer_bytes = hbm_bytes // sharding.num_replicas
+    layer_bytes //= sizes["num_hidden_layers"]
+    count: int = max(0, layer_bytes - rest) // page
+    count -= count % sharding.shards_of(1)
+    if count <= (each := _pages_per_sequence(sizes)):
+        raise MemoryBudgetError(
+            f"wanted memory for {each} pages of a sequence and the dummy page "
+            f"in each of {sizes['num_hidden_layers']} layers, got {hbm_bytes} "
+            f"bytes, which hold {count}"
+        )
+    return count
+
+
+def _page_bytes(sizes: Mapping[str, Any], quantizer: object) -> tuple[int, int]:
     """Returns the bytes of a page of keys and values, and of what is beside.
 
     What is beside are scales that all pages of a layer share.
