@@ -204,6 +204,8 @@ def test_the_sizes_choose_the_quantizer() -> None:
     assert view.key_pages.dtype == np.uint8
     assert view.key_scales.shape == (2, 9, 4, 1)
     with pytest.raises(ValueError, match="must be the one of `metadata`"):
+        view.replace(quantizer=None)
+    with pytest.raises(ValueError, match="must be the one of `metadata`"):
         PagedAttentionCacheView.init(
             ONE, metadata, 0, PageQuantizer("int8"), backend="numpy"
         )

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -5,9 +8,11 @@ import pytest
 from max.driver import Buffer
 from max.dtype import DType
 
+from kvcache.errors import MissingPackageError
 from kvcache.paged_attention import PagedAttentionCacheView
 from paged_caches import ONE, bits, filled_view, prefill, rows, sizes
 from paged_writes import WritesAgainstALoop
+from paths import ROOT
 
 
 class TestNumpy(WritesAgainstALoop):
@@ -88,7 +93,7 @@ def test_a_view_takes_arrays_that_are_there() -> None:
         ),
         (
             {"value_pages": Buffer.zeros((2, 9, 4, 8), DType.float32)},
-            "must be of the library of `key_pages`, got max, numpy",
+            "`value_pages` must be of one library, got max, numpy",
         ),
         ({"key_scales": np.zeros(1)}, "`key_scales` must be None"),
     ],
@@ -99,6 +104,45 @@ def test_a_view_refuses_what_does_not_fit(
     view = PagedAttentionCacheView.init(ONE, sizes(), 0, backend="numpy")
     with pytest.raises(ValueError, match=message):
         view.replace(**changes)
+
+
+def test_keys_and_values_are_not_one_array() -> None:
+    view = PagedAttentionCacheView.init(ONE, sizes(), 0, backend="numpy")
+    with pytest.raises(ValueError, match="must be different arrays"):
+        view.replace(value_pages=view.key_pages)
+
+
+def test_a_library_loads_when_it_is_chosen() -> None:
+    code = """
+import sys
+from kvcache.paged_attention import *
+axes, memory = PartitionAxis(), DeviceMemory(1 << 20)
+sizes = PagedAttentionCacheMetaData.create(
+    Mesh("cpu", "tp"), axes, 1, 1, 8, 4, 1, 8, 0.5, memory=memory
+)
+cache = PagedAttentionCache.init_cache(Mesh("cpu", "tp"), sizes, backend="numpy")
+assert PagedAttentionCache.from_json(cache.to_json()) == cache
+print({"max", "torch", "ml_dtypes"} & set(sys.modules))
+"""
+    path = os.pathsep.join([str(ROOT / "python"), *sys.path])
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "set()\n", "")
+
+
+def test_a_library_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = "kvcache.paged_attention.torch_backend"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingPackageError, match="torch tensors want torch"):
+        PagedAttentionCacheView.init(ONE, sizes(), 0, backend="torch")
 
 
 @pytest.mark.parametrize("backend", ["jax", "", None, 3, ["max"]])

@@ -29,13 +29,11 @@ class ShardedPages:
     """One layer's keys, values or scales.
 
     Args:
-        backend: Whose arrays they are.
         sharding: Which part is where.
         shards: The arrays.
         shape: `[num_kv_heads, num_pages, page_size, ...]` of all together.
     """
 
-    backend: Backend
     sharding: NamedSharding
     shards: Shards
     shape: tuple[int, ...]
@@ -43,7 +41,14 @@ class ShardedPages:
     @property
     def arrays(self) -> tuple[Array, ...]:
         """The arrays, one for each device."""
-        return self.shards if isinstance(self.shards, tuple) else (self.shards,)
+        return _arrays(self.shards)
+
+    @property
+    def backend(self) -> Backend:
+        """Whose arrays they are."""
+        backend = backend_of(self.arrays[0])
+        assert backend is not None, "pages are arrays"
+        return backend
 
     @property
     def home(self) -> str:
@@ -125,8 +130,8 @@ def checked(
     *,
     dtype: str,
     shape: tuple[int, ...],
-) -> tuple[Shards, Backend]:
-    """Returns pages that fit, and whose arrays they are.
+) -> Shards:
+    """Returns pages that fit.
 
     Args:
         name: What they are.
@@ -166,7 +171,30 @@ def checked(
             raise InvalidParamsError(
                 f"`{name}` must be writable, got a read-only array"
             )
-    return (arrays if is_many else arrays[0]), backend
+    return arrays if is_many else arrays[0]
+
+
+def check_together(pages: dict[str, Shards]) -> None:
+    """Verifies that a layer's arrays are of one library, and none there twice.
+
+    Args:
+        pages: The arrays of each field that has some.
+
+    Raises:
+        InvalidParamsError: If they are not.
+    """
+    arrays = [array for shards in pages.values() for array in _arrays(shards)]
+    kinds = {backend.name for x in arrays if (backend := backend_of(x))}
+    if len(kinds) > 1:
+        raise InvalidParamsError(
+            f"{_names(pages)} must be of one library, got "
+            f"{', '.join(sorted(kinds))}"
+        )
+    if len(set(map(id, arrays))) != len(arrays):
+        raise InvalidParamsError(
+            f"{_names(pages)} must be different arrays, as they are written "
+            f"in place, got one twice"
+        )
 
 
 def same_shards(one: object, other: object) -> bool:
@@ -214,3 +242,11 @@ def _chosen(rows: Rows, index: Indices) -> Rows:
 
 def _text(found: ArrayType) -> str:
     return f"{found.dtype} of shape {found.shape} on {found.device}"
+
+
+def _arrays(shards: Shards) -> tuple[Array, ...]:
+    return shards if isinstance(shards, tuple) else (shards,)
+
+
+def _names(pages: dict[str, Shards]) -> str:
+    return ", ".join(f"`{name}`" for name in pages)

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Self
 
 from kvcache.errors import InvalidParamsError
-from kvcache.paged_attention.backend import Array, backend_named, backend_of
+from kvcache.paged_attention.backend import Array, backend_named
 from kvcache.paged_attention.checks import instance, integer
 from kvcache.paged_attention.documents import Document
 from kvcache.paged_attention.layer_rows import LayerRows
@@ -28,6 +28,7 @@ from kvcache.paged_attention.quantizer import PageQuantizer
 from kvcache.paged_attention.sharded import (
     ShardedPages,
     Shards,
+    check_together,
     checked,
     same_shards,
 )
@@ -76,21 +77,23 @@ class PagedAttentionCacheView(Document):
             )
         instance("kv_pages_sharding", self.kv_pages_sharding, NamedSharding)
         check_split(self.metadata, self.kv_pages_sharding)
-        if self.quantizer is not None:
-            instance("quantizer", self.quantizer, PageQuantizer)
-        kinds = {self._checked("key_pages"), self._checked("value_pages")}
-        for name in ("key_scales", "value_scales"):
-            if self.quantizer is not None:
-                kinds.add(self._checked(name))
-            elif getattr(self, name) is not None:
-                raise InvalidParamsError(
-                    f"`{name}` must be None without a quantizer"
-                )
-        if len(kinds) > 1:
+        if chosen_quantizer(self.metadata, self.quantizer) != self.quantizer:
             raise InvalidParamsError(
-                f"`value_pages` and scales must be of the library of "
-                f"`key_pages`, got {', '.join(sorted(kinds))}"
+                "`quantizer` must be the one of `metadata`, got None"
             )
+        names = ["key_pages", "value_pages"]
+        scales = ["key_scales", "value_scales"]
+        if self.quantizer is None:
+            for name in scales:
+                if getattr(self, name) is not None:
+                    raise InvalidParamsError(
+                        f"`{name}` must be None without a quantizer"
+                    )
+        else:
+            names += scales
+        for name in names:
+            setattr(self, name, self._checked(name))
+        check_together({name: getattr(self, name) for name in names})
 
     @classmethod
     def init(  # noqa: PLR0917  (the seed's arguments)
@@ -160,7 +163,8 @@ class PagedAttentionCacheView(Document):
             metadata: Where the rows go.
 
         Returns:
-            `key_pages` and `value_pages`, which were changed in place.
+            `key_pages` and `value_pages`, which were changed in place: views
+            that share the arrays see it too.
 
         Raises:
             InvalidParamsError: If arrays, positions or tables do not fit.
@@ -259,14 +263,9 @@ class PagedAttentionCacheView(Document):
         )
 
     def _pages(self, name: str) -> ShardedPages:
-        dtype_and_shape = self._wanted(name)
+        _, shape = self._wanted(name)
         shards = getattr(self, name)
-        first = shards[0] if isinstance(shards, tuple) else shards
-        backend = backend_of(first)
-        assert backend is not None, "pages are arrays"
-        return ShardedPages(
-            backend, self.kv_pages_sharding, shards, dtype_and_shape[1]
-        )
+        return ShardedPages(self.kv_pages_sharding, shards, shape)
 
     def _wanted(self, name: str) -> tuple[str, tuple[int, ...]]:
         """Returns the type and the shape of pages or scales."""
@@ -277,33 +276,23 @@ class PagedAttentionCacheView(Document):
             return "float32", quantizer.scales_shape(shape)
         return quantizer.dtype, shape
 
-    def _checked(self, name: str) -> str:
-        """Keeps the arrays of a field, if they fit; returns their library."""
+    def _checked(self, name: str) -> Shards:
+        """Returns the arrays of a field, if they fit."""
         dtype, shape = self._wanted(name)
-        shards, backend = checked(
+        return checked(
             name,
             getattr(self, name),
             self.kv_pages_sharding,
             dtype=dtype,
             shape=shape,
         )
-        setattr(self, name, shards)
-        return backend.name
 
     def _write(
         self, key: Array, value: Array, places: Places, num_rows: int
     ) -> None:
         """Writes rows; all are made ready before the first is written."""
-        if not len(places.row):
-            for name, array in (("key", key), ("value", value)):
-                self._rows(name).check(array, num_rows)
-            return
-        ready = [
-            (rows, rows.ready(array, places, num_rows))
-            for rows, array in (
-                (self._rows("key"), key),
-                (self._rows("value"), value),
-            )
-        ]
-        for rows, made in ready:
-            rows.store(made, places)
+        keys, values = self._rows("key"), self._rows("value")
+        ready_keys = keys.ready(key, places, num_rows)
+        ready_values = values.ready(value, places, num_rows)
+        keys.store(ready_keys, places)
+        values.store(ready_values, places)
