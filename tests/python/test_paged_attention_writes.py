@@ -120,7 +120,8 @@ axes, memory = PartitionAxis(), DeviceMemory(1 << 20)
 sizes = PagedAttentionCacheMetaData.create(
     Mesh("cpu", "tp"), axes, 1, 1, 8, 4, 1, 8, 0.5, memory=memory
 )
-cache = PagedAttentionCache.init_cache(Mesh("cpu", "tp"), sizes, backend="numpy")
+mesh = Mesh("cpu", "tp")
+cache = PagedAttentionCache.init_cache(mesh, sizes, backend="numpy")
 assert PagedAttentionCache.from_json(cache.to_json()) == cache
 print({"max", "torch", "ml_dtypes"} & set(sys.modules))
 """
