@@ -139,13 +139,19 @@ MAY_IMPORT_MAX = {
     "graphs",
     "manager",
     "ops",
+    "paged_attention.max_backend",
+    "paged_attention.memory",
     "serve.compiled_llama",
     "serve.runner",
 }
 """Units, and modules of units, that may import MAX."""
 
-MAY_IMPORT_TORCH: set[str] = set()
-"""The doors over torch tensors, once there are any."""
+MAY_IMPORT_TORCH = {
+    "paged_attention.max_backend",
+    "paged_attention.torch_backend",
+    "paged_attention.torch_codes",
+}
+"""Units, and modules of units, that may import torch."""
 
 MAY_IMPORT_ZMQ = {"resets"}
 """Units that may import ZeroMQ, which is an extra."""

@@ -51,6 +51,14 @@ class InsufficientMemoryError(KVCacheError, RuntimeError):
     """The memory budget does not hold a single page."""
 
 
+class MemoryBudgetError(InsufficientMemoryError, ValueError):
+    """The memory budget does not hold what one sequence needs."""
+
+
+class DocumentError(KVCacheError, ValueError):
+    """A document that is malformed, foreign or of another version."""
+
+
 class SequenceTooLongError(KVCacheError, RuntimeError):
     """A request would grow past the longest sequence that was allowed."""
 
