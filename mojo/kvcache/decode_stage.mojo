@@ -9,7 +9,6 @@ would do the first but not the second, and cost 7 % of the memory's rate.
 from max.gpu import lane_id
 from max.gpu.memory import CacheEviction, async_copy, async_copy_commit_group
 from std.memory import AddressSpace
-from std.sys._assembly import inlined_assembly
 
 from .decode_call import DecodeCall, warp_index
 from .decode_shape import CHUNK, LANES, DecodeShape
@@ -86,19 +85,6 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
             self.chunk = self.run.begin + warp_index() // Self.shape.heads()
         if self.run.is_open():
             self.page = self.call.page(self.run, self.chunk)
-            self._touch()
-
-    @always_inline
-    def _touch(self):
-        """Has the GPU find out where the next chunk's memory is.
-
-        One line of the keys and one of the values are enough for that; all of
-        them would crowd out the copies.
-        """
-        if lane_id() == 0:
-            var offset = self._offset(self.run.seen(self.chunk))
-            _touch_line(self.call.keys.blocks.ptr.unsafe_offset(offset))
-            _touch_line(self.call.values.blocks.ptr.unsafe_offset(offset))
 
     @always_inline
     def _offset(self, position: Int) -> Int:
@@ -184,14 +170,6 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
             scales_in[Self.shape](stage).unsafe_offset(kind * CHUNK + row),
             Int32(4) if self.run.sees(position + row) else Int32(0),
         )
-
-
-@always_inline
-def _touch_line(place: Pointer):
-    """Brings the line of a place near, and thereby finds out where it is."""
-    inlined_assembly[
-        "prefetch.global.L2 [$0];", NoneType, constraints="l,~{memory}"
-    ](Int(place))
 
 
 @always_inline
