@@ -179,7 +179,8 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
         fail_if_skipped(report, SHARED_DATA_IS_HERE)
     if path.is_relative_to(PEER_TESTS):
         fail_if_skipped(report, PEERS_ARE_HERE)
-    if 'importorskip("torch")' in text and find_spec("PIL"):
+    wants_torch = 'importorskip("torch")' in text
+    if wants_torch and find_spec("PIL") and not path.is_relative_to(GPU_TESTS):
         fail_if_skipped(report, TORCH_IS_HERE)
     return report
 
