@@ -98,7 +98,7 @@ class Allocator(RuleBasedStateMachine):
         ]
         if self.page > 1:
             slots = data.draw(st.permutations(slots))
-            pages = sorted(pages)
+            pages = list(dict.fromkeys(slot // self.page for slot in slots))
         dtype = torch.int64 if wide else torch.int32
         self.allocator.free(torch.tensor(slots, dtype=dtype))
         self.give(pages)

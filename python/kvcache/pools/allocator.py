@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from kvcache.pools.devices import available_device
-from kvcache.pools.free_units import FreeUnits
-from kvcache.pools.indices import at_least, check_range, flat_indices
+from kvcache.pools.free_units import FreeUnits, Units
+from kvcache.pools.indices import at_least, check_index, flat_indices
 from kvcache.pools.kv_pool import num_slots
+
+HOST = torch.device("cpu")
 
 
 class TokenToKVPoolAllocator:
@@ -34,15 +37,9 @@ class TokenToKVPoolAllocator:
     Performance:
         `alloc` and `free` take time in proportion to the tokens they are
         given, however large the pool is; a merge, in proportion to what it
-        merges.
-    """
-
-    checks_indices: bool
-    """Whether `free` looks at the values of its indices first.
-
-    True everywhere. On a GPU that waits for the device once a call; who is
-    sure of each index may set it to False, and then a free of single tokens
-    does not wait. What was freed twice is then handed out twice.
+        merges. The books are in host memory: with a GPU, `alloc` sends its
+        indices there without waiting, and `free` waits for those that it is
+        given, unless they are in host memory already.
     """
 
     def __init__(
@@ -58,27 +55,23 @@ class TokenToKVPoolAllocator:
         self.page_size = page_size
         self.device = available_device(device)
         self.need_sort = need_sort
-        self.checks_indices = True
         self._units = FreeUnits(
             self._last_slot // page_size,
-            device=self.device,
             sorts=need_sort,
             name="slot" if page_size == 1 else "page",
         )
-        self._in_page = torch.arange(
-            page_size, dtype=torch.int32, device=self.device
-        )
+        self._in_page = np.arange(page_size, dtype=np.int32)
         self._depth = 0
 
     @property
     def free_slots(self) -> torch.Tensor:
         """What is handed out next, int32: slots, or pages if there are any."""
-        return self._units.ready
+        return self._on_device(self._units.ready.copy())
 
     @property
     def release_slots(self) -> torch.Tensor:
         """What was freed since the last merge, int32: slots, or pages."""
-        return self._units.returned
+        return self._on_device(self._units.returned)
 
     def clear(self) -> None:
         """Makes all slots free, and leaves any group."""
@@ -114,10 +107,10 @@ class TokenToKVPoolAllocator:
         if num_units > self._units.num_free:
             return None
         units = self._units.take(num_units)
-        if self.page_size == 1:
-            return units
-        starts = (units * self.page_size).unsqueeze(1)
-        return (starts + self._in_page).view(-1)[:need_size]
+        if self.page_size > 1:
+            slots = np.add.outer(units * self.page_size, self._in_page)
+            units = slots.reshape(-1)[:need_size]
+        return self._on_device(units)
 
     def free(self, indices: torch.Tensor) -> None:
         """Gives slots back; with pages, the pages of these slots.
@@ -131,26 +124,37 @@ class TokenToKVPoolAllocator:
             SlotStateError: If a slot, or its page, is free already.
             TensorMismatchError: If they are no tensor of int32 or int64.
         """
-        slots = flat_indices(indices, self.device)
-        if slots.numel() == 0:
+        slots = flat_indices(indices, HOST).numpy()
+        if len(slots) == 0:
             return
-        if self.checks_indices:
-            check_range(slots, self.page_size, self._last_slot)
+        check_index(slots.min(), self.page_size, self._last_slot, "indices")
+        check_index(slots.max(), self.page_size, self._last_slot, "indices")
         units = self._units_of(slots)
         if self._depth == 0:
             self._units.give_back(units)
         else:
             self._units.hold_back(units)
 
-    def _units_of(self, slots: torch.Tensor) -> torch.Tensor:
-        """Returns what is to be freed, each once, in memory of its own."""
+    def _units_of(self, slots: Units) -> Units:
+        """Returns what is to be freed, each once."""
         by_page, in_group = self.page_size > 1, self._depth > 0
+        units = slots.astype(np.intp)
         if by_page:
-            slots = torch.unique(slots // self.page_size)
-        units = slots.to(torch.int32, copy=True)
-        if self.checks_indices:
-            self._units.check_held(units, or_pending=by_page and in_group)
+            units //= self.page_size
+        if len(units) > 1:
+            is_first = self._units.is_first(units)
+            if by_page:
+                units = units[is_first]
+            else:
+                self._units.raise_for(units[~is_first])
+        self._units.check_held(units, or_pending=by_page and in_group)
         return self._units.held(units) if by_page and in_group else units
+
+    def _on_device(self, units: Units) -> torch.Tensor:
+        found = torch.from_numpy(units)
+        if self.device.type == "cpu":
+            return found
+        return found.to(self.device, non_blocking=True)
 
     def free_group_begin(self) -> None:
         """Collects what is freed from now on, until `free_group_end`.

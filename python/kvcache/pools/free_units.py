@@ -3,17 +3,25 @@
 Two buffers, as in pymllm: units are taken from the front of a long list, and
 given back to a short one that is merged into it only when the long one does
 not suffice. Beside them stands one byte a unit that says what state it is in.
+
+The books are in host memory whatever device the pool is on: a step of NumPy's
+takes a microsecond or two, on one core, where a kernel launch costs ten.
 """
 
-import torch
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from kvcache.errors import SlotStateError
-from kvcache.pools.devices import zeros
+
+Units: TypeAlias = npt.NDArray[np.signedinteger]
+"""Numbers of units: int32 in the lists, and as NumPy indexes in calls."""
 
 FREE, HELD, PENDING, RESERVED = range(4)
 """What a unit is; pending is given back in a group that is still open."""
 
-SCAN_SHARE = 16
+SCAN_SHARE = 64
 """A merge looks at all states if one in so many units is free.
 
 Finding the free ones among the states takes time in proportion to all units,
@@ -27,108 +35,114 @@ class FreeUnits:
 
     Args:
         num_units: Units, numbered from 1.
-        device: Where the lists are.
         sorts: Whether low numbers are taken first after a merge.
         name: What a unit is called in messages.
     """
 
-    def __init__(
-        self, num_units: int, *, device: torch.device, sorts: bool, name: str
-    ) -> None:
+    def __init__(self, num_units: int, *, sorts: bool, name: str) -> None:
         """Makes all units free."""
         self.num_units = num_units
-        self._device = device
         self._sorts = sorts
         self._name = name
-        self._states = zeros([num_units + 1], dtype=torch.uint8, device=device)
-        self._order = zeros([num_units + 1], dtype=torch.int32, device=device)
+        self._states = np.empty(num_units + 1, np.uint8)
+        self._places = np.empty(num_units + 1, np.int32)
         self.clear()
 
     def clear(self) -> None:
         """Makes all units free again."""
-        self._states.fill_(FREE)
+        self._states[:] = FREE
         self._states[0] = RESERVED
-        self._ready = self._all_units()
-        self._returned: list[torch.Tensor] = []
-        self._pending: list[torch.Tensor] = []
+        self._ready: Units = np.arange(1, self.num_units + 1, dtype=np.int32)
+        self._returned: list[Units] = []
+        self._pending: list[Units] = []
         self.num_free = self.num_units
 
     @property
-    def ready(self) -> torch.Tensor:
-        """Units that are taken next, in order, int32 `[num_ready]`."""
+    def ready(self) -> Units:
+        """Units that are taken next, in order, `[num_ready]`."""
         return self._ready
 
     @property
-    def returned(self) -> torch.Tensor:
-        """Units given back since the last merge, int32 `[num_returned]`."""
-        return torch.cat([self._ready[:0], *self._returned])
+    def returned(self) -> Units:
+        """Units given back since the last merge, `[num_returned]`."""
+        return np.concatenate([self._ready[:0], *self._returned])
 
-    def take(self, count: int) -> torch.Tensor:
+    def take(self, count: int) -> Units:
         """Takes units from the front; there must be so many.
 
         Args:
             count: How many, at most `num_free`.
 
         Returns:
-            Their numbers, int32 `[count]`, in memory of their own.
+            Their numbers, `[count]`, in memory of their own.
         """
-        if count > self._ready.numel():
+        if count > len(self._ready):
             self.merge()
-        taken = self._ready[:count].clone()
+        taken = self._ready[:count].copy()
         self._ready = self._ready[count:]
-        self._mark(taken, HELD)
+        self._states[taken] = HELD
         self.num_free -= count
         return taken
 
-    def check_held(self, units: torch.Tensor, *, or_pending: bool) -> None:
-        """Raises unless each unit is held and comes once.
-
-        Waits for the device on which the units are.
+    def is_first(self, units: Units) -> npt.NDArray[np.bool_]:
+        """Returns which units did not come before, `[num_units]`.
 
         Args:
             units: In range, `[num_units]`.
-            or_pending: Whether units of the open group pass, and pass twice.
+        """
+        places = np.arange(len(units), dtype=np.int32)
+        # Of places with one index NumPy keeps the last: here, the first.
+        self._places[units[::-1]] = places[::-1]
+        return np.equal(self._places[units], places)
+
+    def check_held(self, units: Units, *, or_pending: bool) -> None:
+        """Raises unless each unit is held.
+
+        Args:
+            units: In range, `[num_units]`.
+            or_pending: Whether units of the open group pass too.
 
         Raises:
-            SlotStateError: If one is not held, or comes twice.
+            SlotStateError: If one is not held.
         """
         states = self._states[units]
         wrong = states != HELD
         if or_pending:
             wrong &= states != PENDING
-        elif units.numel() > 1:
-            places = torch.arange(
-                units.numel(), dtype=torch.int32, device=units.device
-            )
-            self._order[units] = places
-            wrong |= self._order[units] != places
-        if bool(wrong.any()):
-            unit = int(units[wrong][0])
-            raise SlotStateError(f"{self._name} {unit} is free already")
+        self.raise_for(units[wrong])
 
-    def held(self, units: torch.Tensor) -> torch.Tensor:
+    def raise_for(self, units: Units) -> None:
+        """Raises for units that are freed although they are free.
+
+        Raises:
+            SlotStateError: If there is one.
+        """
+        if len(units):
+            raise SlotStateError(f"{self._name} {units[0]} is free already")
+
+    def held(self, units: Units) -> Units:
         """Returns those that are held and not pending, in their order."""
-        return units[self._states[units] == HELD]
+        return np.compress(self._states[units] == HELD, units)
 
-    def give_back(self, units: torch.Tensor) -> None:
+    def give_back(self, units: Units) -> None:
         """Makes held units free.
 
         Args:
-            units: Held, each once, int32 in memory of their own.
+            units: Held, each once.
         """
-        self._mark(units, FREE)
-        self._returned.append(units)
-        self.num_free += units.numel()
+        self._states[units] = FREE
+        self._returned.append(units.astype(np.int32))
+        self.num_free += len(units)
 
-    def hold_back(self, units: torch.Tensor) -> None:
+    def hold_back(self, units: Units) -> None:
         """Makes held units pending: free once the group ends."""
-        self._mark(units, PENDING)
+        self._states[units] = PENDING
         self._pending.append(units)
 
     def release_pending(self) -> None:
         """Makes all pending units free."""
         if self._pending:
-            units = torch.cat(self._pending)
+            units = np.concatenate(self._pending)
             self._pending = []
             self.give_back(units)
 
@@ -137,18 +151,10 @@ class FreeUnits:
         if not self._returned:
             return
         if self._sorts and self.num_free * SCAN_SHARE >= self.num_units:
-            free = torch.nonzero(self._states == FREE).view(-1)
-            self._ready = free.to(torch.int32)
+            free = np.flatnonzero(self._states == FREE)
+            self._ready = free.astype(np.int32)
         else:
-            merged = torch.cat([self._ready, *self._returned])
-            self._ready = merged.sort().values if self._sorts else merged
+            self._ready = np.concatenate([self._ready, *self._returned])
+            if self._sorts:
+                self._ready.sort()
         self._returned = []
-
-    def _all_units(self) -> torch.Tensor:
-        with torch.inference_mode(mode=False):
-            return torch.arange(
-                1, self.num_units + 1, dtype=torch.int32, device=self._device
-            )
-
-    def _mark(self, units: torch.Tensor, state: int) -> None:
-        self._states.index_fill_(0, units.long(), state)

@@ -65,14 +65,15 @@ def _splits(shape: tuple[int, ...], num_rows: int, row_size: int) -> bool:
 def write_rows(
     buffer: torch.Tensor, slots: torch.Tensor, rows: torch.Tensor
 ) -> None:
-    """Writes rows into their slots: one path on the CPU, one elsewhere.
+    """Writes rows into their slots.
 
-    On the CPU, NumPy copies the rows as bytes in the tensors' own memory,
-    about four times as fast as torch's indexed copies. The Mojo store kernel
-    moves rows at the same rate, but writes into pages that hold keys and
-    values together, and a call through MAX costs about 60 microseconds before
-    the first byte (`benchmarks/bench_pools.py`). Elsewhere `index_put_` does
-    it, which takes int32 slots and does not wait; not yet measured on a GPU.
+    One path on every device: torch's `index_copy_`, over elements as wide as
+    the rows allow. It moves one element at a time, so words of 16 bytes take a
+    fraction of what those of 2 do. The Mojo store kernel cannot do it: it
+    writes into pages that hold keys and values together. What it costs through
+    MAX was measured on a CPU all the same (`benchmarks/bench_pools.py`): far
+    more up to 64 tokens, about as much at 1,024, half as much at 16,384. On a
+    GPU nothing of this is measured yet.
 
     Args:
         buffer: Where to, contiguous `[num_slots, num_heads, head_dim]`.
@@ -80,8 +81,14 @@ def write_rows(
         rows: Of the buffer's dtype, `[num_rows, num_heads * head_dim]`.
     """
     flat = buffer.view(len(buffer), -1)
-    if buffer.device.type != "cpu":
-        flat.index_put_((slots,), rows)
-        return
-    source = rows.view(torch.uint8).numpy()
-    flat.view(torch.uint8).numpy()[slots.numpy()] = source
+    word = _widest_word(flat.shape[1] * flat.element_size())
+    if rows.storage_offset() * rows.element_size() % word.itemsize:
+        rows = rows.clone()
+    flat.view(word).index_copy_(0, slots.long(), rows.view(word))
+
+
+def _widest_word(row_bytes: int) -> torch.dtype:
+    """Returns the widest dtype of which a row is a whole number."""
+    words = (torch.complex128, torch.int64, torch.int32, torch.int16)
+    fitting = (word for word in words if row_bytes % word.itemsize == 0)
+    return next(fitting, torch.uint8)
