@@ -286,3 +286,9 @@ def test_a_negative_count_is_an_error(page: int) -> None:
 def test_sizes_must_be_positive(size: int, page: int) -> None:
     with pytest.raises(InvalidParamsError, match="at least 1"):
         make(size, page_size=page)
+
+
+def test_pages_are_given_back_in_the_order_of_their_first_slots() -> None:
+    allocator = after(12, 12, page_size=4, need_sort=False)
+    allocator.free(torch.tensor([8, 4, 12, 9, 13, 5]))
+    assert ids(allocator.release_slots) == [2, 1, 3]
