@@ -83,7 +83,11 @@ def test_a_request_goes_on_from_a_snapshot() -> None:
     steps = loop.steps
     prompts = [[*common, 7, 11, 13], [*common, 2]]
     # Another one takes the first request's row and state meanwhile.
+    for row in loop.requests.alloc(3):
+        loop.requests.free(row)
     other = loop.join(prompt_of(4, 51), 6)
+    assert other
+    assert other.row == first.row
     sharing = [loop.join(each, 5, prefix=snapshot) for each in prompts]
     run_all(loop)
     assert loop.steps - steps == max(4 + 6, 3 + 5) - 1
@@ -92,7 +96,6 @@ def test_a_request_goes_on_from_a_snapshot() -> None:
         assert found.tokens[: len(prompt)] == prompt
         assert len(found.new_tokens) == 5
         assert is_uncached(found)
-    assert other
     assert is_uncached(other)
     loop.drop(snapshot)
     assert nothing_is_held(loop)
