@@ -58,6 +58,7 @@ def measure(runs: Runs, repeats: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {who: [] for who in runs}
     for _ in range(repeats + 1):
         for who, run in runs.items():
+            run()  # The side before left other slots in the caches.
             begin = time.perf_counter()
             for _ in range(calls[who]):
                 run()
