@@ -71,9 +71,9 @@ def write_rows(
     the rows allow. It moves one element at a time, so words of 16 bytes take a
     fraction of what those of 2 do. The Mojo store kernel cannot do it: it
     writes into pages that hold keys and values together. What it costs through
-    MAX was measured on a CPU all the same (`benchmarks/bench_pools.py`): far
-    more up to 64 tokens, about as much at 1,024, half as much at 16,384. On a
-    GPU nothing of this is measured yet.
+    MAX was measured on a CPU all the same (`benchmarks/bench_pools.py`): many
+    times as much at 1 and 64 tokens, about as much at 1,024, and less at
+    16,384, where it has all cores. On a GPU nothing of this is measured yet.
 
     Args:
         buffer: Where to, contiguous `[num_slots, num_heads, head_dim]`.
