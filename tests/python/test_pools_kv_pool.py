@@ -115,6 +115,22 @@ def test_no_tokens_write_nothing() -> None:
     assert not any(each.any() for each in contents(pool))
 
 
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize("head_dim", [1, 3, 5, 8, 16])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float16], ids=str)
+@pytest.mark.parametrize("offset", [0, 1, 4])
+def test_rows_of_any_bytes_at_any_place_arrive(
+    heads, head_dim, dtype, offset
+) -> None:
+    sizes = {"v_head_num": heads, "v_head_dim": 2 * head_dim}
+    pool = KVPool(8, 2, heads, head_dim, device="cpu", dtype=dtype, **sizes)
+    row = heads * head_dim
+    k = drawn((6 * row + offset,), dtype)[offset:].view(6, row)
+    v = drawn((6, 2 * row), dtype)
+    pool.set_kv_buffer(1, torch.tensor(SLOTS), k, v)
+    expect_rows(pool, 1, SLOTS, k, v)
+
+
 @pytest.mark.parametrize("how", ["transposed", "strided", "expanded", "offset"])
 def test_rows_in_any_memory_order_arrive(how: str) -> None:
     pool, v = make(), drawn((6, 3, 2))
