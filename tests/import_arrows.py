@@ -150,6 +150,7 @@ MAY_IMPORT_TORCH = {
     "paged_attention.max_backend",
     "paged_attention.torch_backend",
     "paged_attention.torch_codes",
+    "pools",
 }
 """Units, and modules of units, that may import torch."""
 

@@ -121,3 +121,19 @@ class MissingPackageError(KVCacheError, ImportError):
 
 class ResetNotDeliveredError(KVCacheError, TimeoutError):
     """A reset request that not every manager took in time."""
+
+
+class SlotRangeError(KVCacheError, IndexError):
+    """A slot, request, position or layer of a token pool that is not there."""
+
+
+class SlotStateError(KVCacheError, ValueError):
+    """A slot or request that is free, where one that is held was wanted."""
+
+
+class TensorMismatchError(KVCacheError, RuntimeError):
+    """A tensor whose shape, dtype or device does not fit the pool's."""
+
+
+class DeviceNotAvailableError(KVCacheError, RuntimeError):
+    """A device that torch does not have here."""

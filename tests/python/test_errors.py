@@ -28,6 +28,10 @@ from kvcache import errors
         (errors.UnknownReplicaError, IndexError),
         (errors.MissingPackageError, ImportError),
         (errors.ResetNotDeliveredError, TimeoutError),
+        (errors.SlotRangeError, IndexError),
+        (errors.SlotStateError, ValueError),
+        (errors.TensorMismatchError, RuntimeError),
+        (errors.DeviceNotAvailableError, RuntimeError),
     ],
 )
 def test_an_error_is_ours_and_the_builtin_of_the_seed(

@@ -1,0 +1,1 @@
+"""What `bench_pools` runs: ours, and torch's own of the same effect."""
