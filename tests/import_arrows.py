@@ -144,8 +144,8 @@ MAY_IMPORT_MAX = {
 }
 """Units, and modules of units, that may import MAX."""
 
-MAY_IMPORT_TORCH: set[str] = set()
-"""The doors over torch tensors, once there are any."""
+MAY_IMPORT_TORCH = {"pools"}
+"""The doors over torch tensors."""
 
 MAY_IMPORT_ZMQ = {"resets"}
 """Units that may import ZeroMQ, which is an extra."""

@@ -72,7 +72,7 @@ class CacheCore(Protocol):
 
     @property
     def num_evicted(self) -> int:
-        """Prefixes' pages that new contents or `evict` took, since the start."""
+        """Prefixes' pages lost to new contents or `evict`, since the start."""
 
     @property
     def num_offloaded(self) -> int:

@@ -167,7 +167,7 @@ class NativeCore:
 
     @property
     def num_evicted(self) -> int:
-        """Prefixes' pages that new contents or `evict` took, since the start."""
+        """Prefixes' pages lost to new contents or `evict`, since the start."""
         return int(self._counters[2])
 
     @property

@@ -101,7 +101,7 @@ class PlainCore:
 
     @property
     def num_evicted(self) -> int:
-        """Prefixes' pages that new contents or `evict` took, since the start."""
+        """Prefixes' pages lost to new contents or `evict`, since the start."""
         return self._books.tiers.num_evicted
 
     @property
