@@ -9,7 +9,8 @@ are nanoseconds per token of the prompt, or per token evicted; the median of all
 rounds, and the spread between quartiles over it. Keys are Python lists and
 values int32 tensors, as a serving loop has them; their conversion is part of
 what is timed, making them is not. `who` is the core, `native` in Mojo or
-`plain` in Python; the plain one is measured where it is there in seconds.
+`plain` in Python, measured where it is there in seconds; `tree` is a compressed
+radix tree in plain Python, without locks, at page size 1.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.plain_tree import PlainTree
 from benchmarks.rows import Row, context, processor, write
 from kvcache.pools import MambaRadixCache, RadixCache, RadixKey
 
@@ -147,15 +149,71 @@ def measure(
     for number in range(rounds):
         one_round(cache, prompts, samples, number)
     gc.enable()
+    yield from rows_of(
+        samples,
+        who=who,
+        page_size=page_size,
+        window=window,
+        tokens_cached=num_tokens,
+    )
+
+
+def measure_tree(num_tokens: int, *, rounds: int) -> Iterator[Row]:
+    """Yields the rows of the tree in plain Python."""
+    tree, prompts = PlainTree(NoPool(0, 1)), Prompts(1)
+    while tree.total_size() < num_tokens:
+        key, value = prompts.make()
+        tree.insert(key.token_ids, value)
+        prompts.kept.append(key)
+    samples: Samples = {}
+    gc.collect()
+    gc.disable()
+    for number in range(rounds):
+        round_of_tree(tree, prompts, samples, number)
+    gc.enable()
+    yield from rows_of(
+        samples, who="tree", page_size=1, window=None, tokens_cached=num_tokens
+    )
+
+
+def round_of_tree(
+    tree: PlainTree, prompts: Prompts, samples: Samples, number: int
+) -> None:
+    """Inserts, matches and evicts a round of prompts, as `one_round` does."""
+    new = [prompts.make() for _ in range(ROUND)]
+    tokens, before = ROUND * PROMPT, tree.total_size()
+    clock(
+        samples,
+        "insert",
+        tokens,
+        lambda: [tree.insert(key.token_ids, value) for key, value in new],
+    )
+    recent = prompts.kept[-(before // PROMPT // 2) :]
+    keys = random.Random(number).sample(recent, ROUND)
+    found = clock(
+        samples,
+        "match",
+        tokens,
+        lambda: [tree.match(key.token_ids) for key in keys],
+    )
+    assert min(map(len, found)) == PROMPT
+    excess = tree.total_size() - before - PROMPT  # It frees whole nodes.
+    begin = time.perf_counter_ns()
+    freed = tree.evict(excess)
+    elapsed = time.perf_counter_ns() - begin
+    samples.setdefault("evict", []).append(elapsed / freed)
+    idle = [key for key in prompts.kept if key not in keys]
+    prompts.kept = idle + [key for key, _ in new] + keys
+
+
+def rows_of(samples: Samples, **what: object) -> Iterator[Row]:
+    """Yields a row for each call that was timed."""
     where = context("cpu")
     for case, times in samples.items():
         low, middle, high = statistics.quantiles(times, n=4)
         yield {
             "case": case,
-            "who": who,
-            "page_size": page_size,
-            "window": window,
-            "tokens_cached": num_tokens,
+            **what,
             "ns_per_token": round(middle, 1),
             "spread": round((high - low) / middle, 3),
             "machine": processor(),
@@ -168,6 +226,8 @@ def bench(rounds: int, *, is_quick: bool) -> Iterator[Row]:
     sizes = (10_000,) if is_quick else (10_000, 100_000, 1_000_000)
     for page_size, window in ((1, None), (16, None), (16, 512)):
         for num_tokens in sizes:
+            if page_size == 1:
+                yield from measure_tree(num_tokens, rounds=rounds)
             for who in ("native", "plain"):
                 pages = num_tokens // page_size
                 if who == "plain" and pages > PLAIN_PAGES:

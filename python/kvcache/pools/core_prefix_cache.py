@@ -60,14 +60,7 @@ class CorePrefixCache(BasePrefixCache):
     ) -> None:
         """Starts with nothing cached."""
         check_page_size(pool, page_size)
-        if capacity is None:
-            capacity = int(getattr(pool, "size", DEFAULT_CAPACITY))
-        num_pages = capacity // page_size
-        if num_pages < 1:
-            raise InvalidParamsError(
-                f"wanted a capacity of at least a page of {page_size} tokens, "
-                f"got {capacity}"
-            )
+        num_pages = _num_pages(page_size, pool, capacity)
         self.page_size = page_size
         self.pool = pool
         self.on_node_evict = on_node_evict
@@ -219,6 +212,27 @@ class CorePrefixCache(BasePrefixCache):
 
     def _as_tensor(self, slots: Slots) -> torch.Tensor:
         return torch.from_numpy(slots.reshape(-1)).to(self.device)
+
+
+def _num_pages(page_size: int, pool: Any, capacity: int | None) -> int:
+    """Returns how many pages can be cached.
+
+    A pool's last page counts, even where its size ends inside of it.
+
+    Raises:
+        InvalidParamsError: If it is less than one.
+    """
+    if capacity is None:
+        size = int(getattr(pool, "size", DEFAULT_CAPACITY))
+        num_pages = pages_for(size, page_size)
+    else:
+        num_pages = capacity // page_size
+    if num_pages < 1:
+        raise InvalidParamsError(
+            f"wanted a capacity of at least a page of {page_size} tokens, got "
+            f"{capacity}"
+        )
+    return num_pages
 
 
 def check_counts(counts: Sequence[int]) -> None:
