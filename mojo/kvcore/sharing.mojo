@@ -11,6 +11,7 @@ from .status import (
     OK,
     UNKNOWN_SEQUENCE,
 )
+from .victims import VICTIMS_AHEAD, fetch_victims
 
 
 def fork(mut core: Core, seq: Int, processed: Int) -> Int:
@@ -146,9 +147,10 @@ def evict(mut core: Core, num_pages: Int) -> Int:
     if num_pages > num_cached:
         return core.fail(INSUFFICIENT_PAGES, num_pages, num_cached)
     core.hits.length = 0
-    for _ in range(num_pages):
+    for index in range(num_pages):
         var page = core.device.victim()
-        core.fetch_ahead(linked(core.pages[unsafe_offset=page].behind))
+        if index % VICTIMS_AHEAD == 0:
+            fetch_victims(core, page, min(VICTIMS_AHEAD, num_pages - index))
         core.device.remove_cached(page)
         if core.pages[unsafe_offset=page].child != NO_LINK:
             _lose_followers(core, page)

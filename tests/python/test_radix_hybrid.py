@@ -151,7 +151,8 @@ class HybridMachine(RuleBasedStateMachine):
         """Slots by prefix, the first to go first."""
         self.locked: dict[Name, list] = {}
         self.locked_states: set[Name] = set()
-        self.nodes: list[tuple[Name, object]] = []
+        self.nodes: list[tuple[Name, Page, object]] = []
+        """Handles, with what they were given for."""
 
     def key(self, space, pages) -> tuple[RadixKey, list[Name]]:
         tokens = [page for page in pages for _ in range(self.size)]
@@ -175,7 +176,10 @@ class HybridMachine(RuleBasedStateMachine):
             state = result.last_node.mamba_value
             assert state.tolist() == [self.snapshots[path[-1]]]
             self.use_snapshot(path[-1])
-            self.nodes.append((path[-1], result.last_node))
+            self.see(path[-1], result.last_node)
+
+    def see(self, name, node) -> None:
+        self.nodes.append((name, self.model.pages[name], node))
 
     def use_snapshot(self, name) -> None:
         if name not in self.locked_states:
@@ -204,7 +208,7 @@ class HybridMachine(RuleBasedStateMachine):
         if not names:
             return
         assert result.mamba_exist == (names[-1] in self.snapshots)
-        self.nodes.append((names[-1], result.last_node))
+        self.see(names[-1], result.last_node)
         if state is not None and result.mamba_exist:
             self.states.free_track_slot(state)
         elif state is not None:
@@ -228,20 +232,18 @@ class HybridMachine(RuleBasedStateMachine):
     def lock(self, data) -> None:
         if not self.nodes:
             return
-        name, node = data.draw(st.sampled_from(self.nodes), label="node")
-        try:
-            self.cache.inc_lock_ref(node)
-        except PageStateError:
-            assert self.newest(name) != node or name not in self.model.pages
-            self.nodes.remove((name, node))
+        seen = data.draw(st.sampled_from(self.nodes), label="node")
+        name, page, node = seen
+        if self.model.pages.get(name) is not page:
+            with pytest.raises(PageStateError, match="was evicted"):
+                self.cache.inc_lock_ref(node)
+            self.nodes.remove(seen)
             return
+        self.cache.inc_lock_ref(node)
         self.model.lock(name)
         self.locked.setdefault(name, []).append(node)
         if name in self.snapshots:
             self.locked_states.add(name)
-
-    def newest(self, name):
-        return [node for other, node in self.nodes if other == name][-1]
 
     @rule(data=st.data())
     def unlock(self, data) -> None:
