@@ -157,6 +157,19 @@ def test_locked_nodes_are_limited_and_the_error_says_so(monkeypatch) -> None:
     assert length(cache, [2]) == 1
 
 
+@pytest.mark.usefixtures("_core")
+def test_a_node_stays_locked_until_its_last_unlock() -> None:
+    cache = RadixCache(pool=SlotPool(4))
+    node = insert(cache, [1, 2]).last_node
+    cache.inc_lock_ref(node)
+    cache.inc_lock_ref(cache.match_prefix(RadixKey([1, 2])).last_node)
+    cache.dec_lock_ref(node)
+    assert cache.evict(4) == EvictResult(0)
+    cache.dec_lock_ref(node)
+    assert cache.evict(4) == EvictResult(2)
+    assert cache.pool.freed == [2, 1]
+
+
 # Sliding windows.
 
 

@@ -77,6 +77,24 @@ def test_the_two_kinds_of_memory_are_counted_in_units_of_their_own() -> None:
     assert cache.mamba_evictable_size() == cache.total_size() == 0
 
 
+def test_the_snapshot_that_was_used_longest_ago_goes_first() -> None:
+    cache = make()
+    first, second = (cache.mamba_pool.alloc_track_slot() for _ in range(2))
+    insert(cache, [1], first)
+    insert(cache, [2], second)
+    cache.match_prefix(RadixKey([1]))
+    cache.evict(0, 1)
+    assert cache.mamba_pool.freed == [second]
+
+
+def test_snapshots_that_go_with_their_pages_count() -> None:
+    cache = make()
+    for token in (1, 2, 3):
+        insert(cache, [token], cache.mamba_pool.alloc_track_slot())
+    assert cache.evict(1, 1) == EvictResult(1, 0, 1)
+    assert cache.evict(1, 2) == EvictResult(1, 0, 2)
+
+
 def test_a_snapshot_that_comes_under_a_lock_is_locked_with_the_next() -> None:
     cache = make()
     node = insert(cache, [1]).last_node
