@@ -21,9 +21,8 @@ from kvcache.spec import pages_for
 class RadixCache(CorePrefixCache):
     """Keeps the slots of computed prefixes.
 
-    With a sliding window, pages can lose what windows read and keep the rest:
-    they become tombstones, and a prefix matches only where its last `window`
-    tokens, or all if they are fewer, are on pages without.
+    With a sliding window, pages that lose what windows read become tombstones.
+    A prefix matches where its last `window` tokens, or all, are on others.
 
     Args:
         page_size: Tokens per page; keys count up to their last whole page.
@@ -40,8 +39,7 @@ class RadixCache(CorePrefixCache):
             multiple of the pool's, or there are two pools.
 
     Performance:
-        Calls take time in proportion to the key or to what they evict, however
-        much is cached.
+        Calls take time in proportion to the key or to what they evict.
     """
 
     def __init__(
