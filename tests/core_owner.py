@@ -225,6 +225,18 @@ class Owner:
             ends = range(self.size, seq.processed + 1, self.size)
             self.committed.update(seq.content[: end + 1] for end in ends)
 
+    def evict(self, count: int) -> None:
+        """Gives up the pages that would go next, and nothing that is held."""
+        core = self.core
+        held = [self.row(seq) for seq in self.seqs]
+        blank, evicted = core.num_free - core.num_cached, core.num_evicted
+        victims = core.eviction_order()[blank:][:count]
+        assert core.evict(count).tolist() == victims
+        assert core.num_free - core.num_cached == blank + count
+        assert core.eviction_order()[blank:][:count] == victims
+        assert core.num_evicted >= evicted + count
+        assert [self.row(seq) for seq in self.seqs] == held
+
     def release(self, seq: Seq) -> None:
         self.core.release(seq.id)
         self.seqs.remove(seq)

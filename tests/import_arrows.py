@@ -125,6 +125,7 @@ KVCORE_LAYERS = (
     {"arrays", "running"},  # what Python has; a batch, step by step
     {"commit", "reserve"},
     {"lookup", "probe", "retain", "sharing"},
+    {"victims"},
     {"core"},  # the books as one
     {"ghosts", "index", "plan", "pool", "retention", "rows", "sequence"},
     {"page", "status", "tokens"},

@@ -364,22 +364,19 @@ struct Core(Movable):
         self.index.remove(page)
         self.pages[unsafe_offset=page].expires = 0
 
-    def _evict(mut self) -> Int:
-        """Takes the device's victim, whose contents may go to the host."""
-        var page = self.device.victim()
-        self._fetch_ahead(linked(self.pages[unsafe_offset=page].behind))
-        self.device.remove_cached(page)
-        var target = self._host_page()
-        if target < 0:
-            self._lose(page)
-            return page
-        self.move_entry(page, target)
-        self.host.add_cached(target)
-        self.moves.push(Move(OFFLOAD, source=page, target=target))
-        self.counters[unsafe_offset=0].num_offloaded += 1
-        return page
+    def lose(mut self, page: Int):
+        """Removes a page from the index, and remembers when.
 
-    def _fetch_ahead(self, page: Int):
+        Args:
+            page: An indexed page that stands in no list.
+        """
+        self.ghosts.add(
+            self.pages[unsafe_offset=page].digest, self.deadlines.clock
+        )
+        self.forget(page)
+        self.counters[unsafe_offset=0].num_evicted += 1
+
+    def fetch_ahead(self, page: Int):
         """Brings near what the next eviction will touch.
 
         Args:
@@ -393,6 +390,21 @@ struct Core(Movable):
         self.index.fetch_bucket(entry.digest)
         self.ghosts.fetch_ahead(entry.digest)
 
+    def _evict(mut self) -> Int:
+        """Takes the device's victim, whose contents may go to the host."""
+        var page = self.device.victim()
+        self.fetch_ahead(linked(self.pages[unsafe_offset=page].behind))
+        self.device.remove_cached(page)
+        var target = self._host_page()
+        if target < 0:
+            self.lose(page)
+            return page
+        self.move_entry(page, target)
+        self.host.add_cached(target)
+        self.moves.push(Move(OFFLOAD, source=page, target=target))
+        self.counters[unsafe_offset=0].num_offloaded += 1
+        return page
+
     def _host_page(mut self) -> Int:
         var page = self.host.take_blank()
         if page >= 0:
@@ -400,12 +412,5 @@ struct Core(Movable):
         page = self.host.victim()
         if page >= 0:
             self.host.remove_cached(page)
-            self._lose(page)
+            self.lose(page)
         return page
-
-    def _lose(mut self, page: Int):
-        self.ghosts.add(
-            self.pages[unsafe_offset=page].digest, self.deadlines.clock
-        )
-        self.forget(page)
-        self.counters[unsafe_offset=0].num_evicted += 1

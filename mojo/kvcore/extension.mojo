@@ -16,6 +16,7 @@ from kvcore.look_calls import (
 )
 from kvcore.prefix_calls import (
     drop_prefix,
+    evict_pages,
     find_evictions,
     forget_one,
     forget_prefixes,
@@ -74,6 +75,7 @@ def PyInit__kvcore() abi("C") -> PythonObject:
         module.def_function[drop_prefix]("drop")
         module.def_function[forget_one]("forget_page")
         module.def_function[forget_prefixes]("forget_cached")
+        module.def_function[evict_pages]("evict")
         module.def_function[set_priority]("set_retention")
         module.def_function[set_clock]("tick")
         module.def_function[is_sequence]("is_claimed")

@@ -291,6 +291,17 @@ struct PrefixIndex(Movable):
         """
         self.fetch_page(self._bucket_of(digest))
 
+    def first_in_bucket(self, digest: Digest) -> UInt32:
+        """Returns the page that entered a digest's bucket last.
+
+        Args:
+            digest: The digest.
+
+        Returns:
+            A link.
+        """
+        return self.pages[unsafe_offset=self._bucket_of(digest)].head
+
     def _fetch_ahead(self, page: Int):
         """Has what follows a page brought near, while the page is compared."""
         var child = linked(self.pages[unsafe_offset=page].child)

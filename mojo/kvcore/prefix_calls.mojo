@@ -6,7 +6,7 @@ from kvcore.handle import answer, handle_at
 from kvcore.memory import at_address
 from kvcore.probe import evicted_at, probe
 from kvcore.retain import set_retention, tick
-from kvcore.sharing import drop, forget_cached, forget_page
+from kvcore.sharing import drop, evict, forget_cached, forget_page
 from kvcore.status import OK, UNKNOWN_SEQUENCE
 
 
@@ -65,6 +65,29 @@ def forget_prefixes(address: PythonObject) raises -> PythonObject:
     var handle = handle_at(address)
     forget_cached(handle[].core)
     return answer(handle, OK)
+
+
+def evict_pages(
+    address: PythonObject, num_pages: PythonObject
+) raises -> PythonObject:
+    """Gives up the cached pages of the device that go first.
+
+    Args:
+        address: The core; the address and the number of the pages go to the
+            header's places 8 and 9.
+        num_pages: How many.
+
+    Returns:
+        A status.
+
+    Raises:
+        If an argument is no number.
+    """
+    var handle = handle_at(address)
+    var status = evict(handle[].core, Int(py=num_pages))
+    handle[].rows.set_header(8, Int(handle[].core.hits.values))
+    handle[].rows.set_header(9, handle[].core.hits.length)
+    return answer(handle, status)
 
 
 def set_priority(

@@ -4,7 +4,14 @@ from .core import Core
 from .index import NO_PAGE
 from .memory import Stack
 from .page import NO_LINK, NUM_PRIORITIES, linked
-from .status import BEYOND_PAGES, NO_SEQUENCE_LEFT, OK, UNKNOWN_SEQUENCE
+from .status import (
+    BEYOND_PAGES,
+    INSUFFICIENT_PAGES,
+    NO_SEQUENCE_LEFT,
+    OK,
+    UNKNOWN_SEQUENCE,
+)
+from .victims import VICTIMS_AHEAD, fetch_victims
 
 
 def fork(mut core: Core, seq: Int, processed: Int) -> Int:
@@ -122,6 +129,48 @@ def forget_page(mut core: Core, page: Int):
     _blank(core, marked)
     _uncommit(core)
     core.count()
+
+
+def evict(mut core: Core, num_pages: Int) -> Int:
+    """Makes the cached pages of the device that go first blank.
+
+    What follows them on the host goes with them.
+
+    Args:
+        core: The core; the pages are left in its `hits`, in order.
+        num_pages: How many, from 0 on.
+
+    Returns:
+        A status.
+    """
+    var num_cached = core.device.num_cached
+    if num_pages > num_cached:
+        return core.fail(INSUFFICIENT_PAGES, num_pages, num_cached)
+    core.hits.length = 0
+    for index in range(num_pages):
+        var page = core.device.victim()
+        if index % VICTIMS_AHEAD == 0:
+            fetch_victims(core, page, min(VICTIMS_AHEAD, num_pages - index))
+        core.device.remove_cached(page)
+        if core.pages[unsafe_offset=page].child != NO_LINK:
+            _lose_followers(core, page)
+        core.lose(page)
+        core.device.add_blank(page)
+        core.hits.push(UInt32(page))
+    core.count()
+    return OK
+
+
+def _lose_followers(mut core: Core, page: Int):
+    """Loses all that follows a page, which is cached pages of the host."""
+    var family = _family(core, page)
+    for index in reversed(range(1, family.length)):
+        core.host.remove_cached(Int(family[index]))
+        core.lose(Int(family[index]))
+    _sort(family)
+    for index in range(family.length):
+        if Int(family[index]) != page:
+            core.host.add_blank(Int(family[index]))
 
 
 def _pop_cached(mut core: Core, is_on_device: Bool) -> Int:

@@ -88,3 +88,29 @@ def test_the_widest_tokens_are_found(token) -> None:
     owner = owner_of(4)
     owner.release(owner.serve([token, token]))
     assert len(owner.core.probe(b"", ints([token, token])).pages) == 1
+
+
+def test_eviction_takes_the_tail_of_what_was_used_longest_ago() -> None:
+    owner = owner_of(6)
+    for tokens in ([1, 1, 2, 2], [3, 3, 4, 4]):
+        owner.release(owner.serve(tokens))
+    owner.release(owner.serve([1, 1, 2, 2]))  # Used again.
+    owner.core.tick(7.0)
+    assert owner.core.evict(3).tolist() == [3, 2, 1]
+    assert owner.core.probe(b"", ints([1, 1, 2, 2])).pages.tolist() == [0]
+    assert (owner.core.num_cached, owner.core.num_evicted) == (1, 3)
+    times = owner.core.evicted_at(b"", ints([3, 3, 4, 4]))
+    assert times.tolist() == [7.0, 7.0]
+    owner.core.check()
+
+
+def test_eviction_takes_what_followed_on_the_host() -> None:
+    core = make_twins(2, 2, 3, enable_prefix_caching=True, num_host_pages=2)
+    owner = Owner(core)
+    owner.release(owner.serve([1, 1, 2, 2]))
+    owner.release(owner.serve([3, 3]))  # The tail goes to the host.
+    assert (core.num_cached, core.num_host_cached) == (2, 1)
+    assert core.evict(1).tolist() == [0]
+    assert (core.num_cached, core.num_host_cached) == (1, 0)
+    assert core.num_evicted == 2
+    core.check()

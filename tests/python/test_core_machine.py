@@ -18,6 +18,7 @@ from core_twins import batch_of, ints, make_twins
 from kvcache.errors import (
     ClaimError,
     InsufficientPagesError,
+    PageStateError,
     RequestStateError,
     RetentionError,
     UnknownRequestError,
@@ -183,6 +184,16 @@ class CoreMachine(RuleBasedStateMachine):
         self.core.forget_cached()
         assert self.core.num_cached == self.core.num_host_cached == 0
         self.owner.is_exact = False
+
+    @rule(data=st.data())
+    def evict(self, data) -> None:
+        cached = self.core.num_cached
+        count = data.draw(st.integers(0, cached + 1), label="evicted")
+        self.owner.raises(PageStateError, "evict", -1)
+        if count > cached:
+            self.owner.raises(InsufficientPagesError, "evict", count)
+        else:
+            self.owner.evict(count)
 
     @rule(data=st.data(), column=st.integers(0, 5))
     def drop(self, data, column) -> None:

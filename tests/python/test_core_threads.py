@@ -62,6 +62,7 @@ CALLS: dict[str, Callable[[NativeCore, Any], object]] = {
     "fill": lambda core, _: core.fill(
         np.array([0]), np.array([1]), np.zeros((1, 4), np.uint32)
     ),
+    "evict": lambda core, _: core.evict(0),
     "probe": lambda core, _: core.probe(b"", np.arange(5)),
     "evicted_at": lambda core, _: core.evicted_at(b"", np.arange(5)),
     "admit": lambda _, batch: batch.admit(b"", [np.arange(3)]),

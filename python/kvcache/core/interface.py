@@ -72,7 +72,7 @@ class CacheCore(Protocol):
 
     @property
     def num_evicted(self) -> int:
-        """Prefixes' pages that were lost to new contents, since the start."""
+        """Prefixes' pages lost to new contents or `evict`, since the start."""
 
     @property
     def num_offloaded(self) -> int:
@@ -274,6 +274,25 @@ class CacheCore(Protocol):
 
     def forget_cached(self) -> None:
         """Makes what no sequence holds unfindable, on device and host."""
+
+    def evict(self, num_pages: int) -> npt.NDArray[np.uint32]:
+        """Gives cached pages of the device up, as new contents would.
+
+        They go for good, not to the host, and so does what followed them
+        there. All of it counts as evicted; the pages become blank.
+
+        Args:
+            num_pages: How many.
+
+        Returns:
+            The pages in the order in which they went, `[num_pages]`: of the
+            lowest priority the least recently used first, and what follows a
+            page before the page.
+
+        Raises:
+            PageStateError: If `num_pages` is negative.
+            InsufficientPagesError: If fewer pages are cached.
+        """
 
     def probe(self, namespace: bytes, tokens: npt.NDArray[np.int64]) -> Probe:
         """Returns what is cached of a prompt, `[num_tokens]`; takes nothing.

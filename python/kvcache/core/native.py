@@ -167,7 +167,7 @@ class NativeCore:
 
     @property
     def num_evicted(self) -> int:
-        """Prefixes' pages that were lost to new contents, since the start."""
+        """Prefixes' pages lost to new contents or `evict`, since the start."""
         return int(self._counters[2])
 
     @property
@@ -318,6 +318,14 @@ class NativeCore:
         """Makes what no sequence holds unfindable, on device and host."""
         self._owner.check()
         self._module.forget_cached(self._address)
+
+    def evict(self, num_pages: int) -> npt.NDArray[np.uint32]:
+        """Gives cached pages up; see `CacheCore.evict`."""
+        if num_pages < 0:
+            raise PageStateError(f"wanted at least 0 pages, got {num_pages}")
+        self._owner.check()
+        self._expect(self._module.evict(self._address, num_pages))
+        return self._rows.found()
 
     def probe(self, namespace: bytes, tokens: npt.NDArray[np.int64]) -> Probe:
         """Returns what is cached of a prompt; see `CacheCore.probe`."""

@@ -101,7 +101,7 @@ class PlainCore:
 
     @property
     def num_evicted(self) -> int:
-        """Prefixes' pages that were lost to new contents, since the start."""
+        """Prefixes' pages lost to new contents or `evict`, since the start."""
         return self._books.tiers.num_evicted
 
     @property
@@ -228,6 +228,10 @@ class PlainCore:
     def forget_cached(self) -> None:
         """Makes what no sequence holds unfindable, on device and host."""
         self._books.tiers.forget_cached()
+
+    def evict(self, num_pages: int) -> npt.NDArray[np.uint32]:
+        """Gives cached pages up; see `CacheCore.evict`."""
+        return np.array(self._books.tiers.evict(num_pages), np.uint32)
 
     def probe(self, namespace: bytes, tokens: TokenIds) -> Probe:
         """Returns what is cached of a prompt; see `CacheCore.probe`."""

@@ -2,6 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from kvcache.core.entry import Entry
 from kvcache.core.lists import EvictionLists
@@ -141,6 +142,19 @@ class PagePool:
                 self._blank.append(page)
             else:
                 self._cached.append(page, entry.priority)
+
+    def first_cached(self, count: int) -> list[int]:
+        """Returns the cached pages that go first, in that order.
+
+        Raises:
+            PageStateError: If `count` is negative.
+            InsufficientPagesError: If fewer than `count` pages are cached.
+        """
+        if count < 0:
+            raise PageStateError(f"wanted at least 0 pages, got {count}")
+        if count > self.num_cached:
+            raise InsufficientPagesError(wanted=count, free=self.num_cached)
+        return list(islice(self._cached, count))
 
     def relist(self, page: int) -> None:
         """Moves a page, if it is cached, to the end of its priority's list."""

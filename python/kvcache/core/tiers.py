@@ -105,6 +105,26 @@ class Tiers:
             for page in pool.forget_cached():
                 self._index.remove(page)
 
+    def evict(self, num_pages: int) -> list[int]:
+        """Makes device pages blank, and host pages that followed them.
+
+        Returns:
+            The device pages, in the order in which they went.
+
+        Raises:
+            PageStateError: If `num_pages` is negative.
+            InsufficientPagesError: If fewer device pages are cached.
+        """
+        pages = self.device.first_cached(num_pages)
+        for page in pages:
+            followers = self._index.subtree(page)
+            followers.remove(page)
+            for lost in (*followers, page):
+                self._lose(lost)
+            self.host.forget(followers)
+        self.device.forget(pages)
+        return pages
+
     def take_moves(self) -> npt.NDArray[np.uint32]:
         """Returns what has to move, `[num_moves, 3]`, and forgets it."""
         moves = np.array(self._moves, np.uint32).reshape(-1, 3)
