@@ -12,12 +12,17 @@ from paths import ROOT  # noqa: E402
 PAGE = (ROOT / "docs" / "coming-from-pymllm.md").read_text("utf-8")
 
 
-def test_the_example_runs() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+def test_the_examples_run() -> None:
+    first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names: dict[str, object] = {}
-    exec(compile(example, "coming-from-pymllm.md", "exec"), names)
+    exec(compile(first, "coming-from-pymllm.md", "exec"), names)
     assert names["allocator"].available_size() == 4096
     assert names["requests"].available_size() == 256
+    exec(compile(second, "coming-from-pymllm.md", "exec"), names)
+    key = names["RadixKey"](names["tokens"], extra_key="adapter-7")
+    assert names["cache"].match_prefix(key).prefix_len == 96
+    assert names["cache"].evictable_size() == 96
+    assert names["allocator"].available_size() == 4000
 
 
 def test_every_import_of_the_table_works() -> None:
