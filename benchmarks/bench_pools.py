@@ -18,6 +18,9 @@ nothing.
 Sides are interleaved, but for the kernel, and write the same slots, so that
 these are warm. torch has one thread unless told otherwise, the kernel all
 cores. A row gives the median and the spread.
+
+`--device cuda` measures `set_kv_buffer` on a GPU instead, in captured graphs
+(`benchmarks/results/pools_gpu.jsonl`).
 """
 
 import argparse
@@ -137,7 +140,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--what", nargs="*", default=["alloc", "write"])
     parser.add_argument("--threads", type=int, default=1, help="of torch's")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
+    if options.device == "cuda":
+        from benchmarks.pools.gpu_writes import gpu_rows
+
+        there = context(torch.cuda.get_device_name())
+        write((row | there for row in gpu_rows()), options.json)
+        return
     torch.set_num_threads(options.threads)
     where = context(processor()) | {"threads": torch.get_num_threads()}
     parts = {"alloc": alloc_rows, "write": write_rows}

@@ -152,8 +152,7 @@ class KVPool:
         if self.checks_indices:
             check_range(slots, 0, self._num_slots - 1)
         if num_rows:
-            write_rows(keys, slots, key_rows)
-            write_rows(values, slots, value_rows)
+            write_rows(keys, values, slots, key_rows, value_rows)
 
     def mem_bytes(self) -> int:
         """Returns the bytes of all buffers."""

@@ -1,5 +1,8 @@
 """Rows of tokens: their shapes, and how they get into a buffer."""
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 
 from kvcache.errors import TensorMismatchError
@@ -63,32 +66,64 @@ def _splits(shape: tuple[int, ...], num_rows: int, row_size: int) -> bool:
 
 
 def write_rows(
-    buffer: torch.Tensor, slots: torch.Tensor, rows: torch.Tensor
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: torch.Tensor,
+    key_rows: torch.Tensor,
+    value_rows: torch.Tensor,
 ) -> None:
-    """Writes rows into their slots.
+    """Writes the rows of tokens into their slots.
 
-    One path on every device: torch's `index_copy_`, over elements as wide as
-    the rows allow. It moves one element at a time, so words of 16 bytes take a
-    fraction of what those of 2 do. The Mojo store kernel cannot do it: it
-    writes into pages that hold keys and values together. What it costs through
-    MAX was measured on a CPU all the same (`benchmarks/bench_pools.py`): many
-    times as much at 1 and 64 tokens, about as much at 1,024, and less at
-    16,384, where it has all cores. On a GPU nothing of this is measured yet.
+    On a GPU keys and values are one launch of a Triton kernel, where torch
+    brings Triton: on an H200 a third of the time of torch's `index_copy_`, and
+    at 65,536 tokens 95 % of the rate of a copy. Elsewhere it is `index_copy_`,
+    which moves one element at a time, so over words as wide as the rows allow.
+    The Mojo store kernel cannot do it: it writes into pages that hold keys and
+    values together, and a call of it through MAX costs more than torch's up to
+    1,024 tokens. `benchmarks/bench_pools.py` measures them all.
 
     Args:
-        buffer: Where to, contiguous `[num_slots, num_heads, head_dim]`.
+        keys: Where keys go, contiguous `[num_slots, num_heads, head_dim]`.
+        values: Where values go, likewise.
         slots: One a row, in range, `[num_rows]`.
-        rows: Of the buffer's dtype, `[num_rows, num_heads * head_dim]`.
+        key_rows: Of the keys' dtype, `[num_rows, num_heads * head_dim]`.
+        value_rows: Of the values' dtype, likewise.
     """
+    if keys.is_cuda and _has_triton():
+        from kvcache.pools.rows_triton import write_rows_triton
+
+        own, given = _as_words(keys, key_rows, _WORDS[1:])
+        own_values, given_values = _as_words(values, value_rows, _WORDS[1:])
+        write_rows_triton(own, own_values, slots, given, given_values)
+        return
+    places = slots.long()
+    for buffer, rows in ((keys, key_rows), (values, value_rows)):
+        own, given = _as_words(buffer, rows, _WORDS)
+        own.index_copy_(0, places, given)
+
+
+_WORDS = (
+    torch.complex128,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.uint8,
+)
+"""dtypes of 16 bytes down to 1."""
+
+
+def _as_words(
+    buffer: torch.Tensor, rows: torch.Tensor, words: tuple[torch.dtype, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns buffer and rows as few and wide elements, `[..., num_words]`."""
     flat = buffer.view(len(buffer), -1)
-    word = _widest_word(flat.shape[1] * flat.element_size())
+    row_bytes = flat.shape[1] * flat.element_size()
+    word = next(each for each in words if row_bytes % each.itemsize == 0)
     if rows.storage_offset() * rows.element_size() % word.itemsize:
         rows = rows.clone()
-    flat.view(word).index_copy_(0, slots.long(), rows.view(word))
+    return flat.view(word), rows.view(word)
 
 
-def _widest_word(row_bytes: int) -> torch.dtype:
-    """Returns the widest dtype of which a row is a whole number."""
-    words = (torch.complex128, torch.int64, torch.int32, torch.int16)
-    fitting = (word for word in words if row_bytes % word.itemsize == 0)
-    return next(fitting, torch.uint8)
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
