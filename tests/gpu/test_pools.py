@@ -101,15 +101,52 @@ def test_a_request_goes_through_the_pools() -> None:
         pool.set_kv_buffer(0, slots + 1000, k, v)
 
 
-def test_states_are_copied_and_reset() -> None:
-    pool = GDNPool(4, 3, 2, 8, 8, 16, 4, "cuda", max_track_slots=2)
-    track = pool.alloc_track_slot()
-    pool.recurrent_state[:, 1] = 1.5
-    pool.conv_state[:, 1] = 2.5
-    one = torch.tensor([1], device="cuda", dtype=torch.int32)
-    other = torch.tensor([track], device="cuda", dtype=torch.int32)
-    pool.copy_states(one, other)
-    pool.reset_states(one)
-    assert not pool.recurrent_state[:, 1].any()
-    assert bool((pool.recurrent_state[:, track] == 1.5).all())
-    assert bool((pool.conv_state[:, track] == 2.5).all())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("count", [1, 5, 32, 40])
+@pytest.mark.parametrize("kernel_size", [1, 4])
+def test_states_are_copied_and_reset_as_on_the_cpu(
+    dtype: torch.dtype, count: int, kernel_size: int
+) -> None:
+    sizes = (64, 3, 2, 24, 12, 56, kernel_size)
+    there, here = (
+        GDNPool(*sizes, device, dtype, max_track_slots=40)
+        for device in ("cuda", "cpu")
+    )
+    for name in ("recurrent_state", "conv_state"):
+        drawn = torch.randn(getattr(here, name).shape)
+        for pool in (there, here):
+            getattr(pool, name).copy_(drawn)
+    sources = torch.randperm(64)[:count] + 1
+    targets = sources.roll(1)  # they change places
+    gone = torch.randperm(105)[: count // 2 + 1].int()
+    for pool in (there, here):
+        pool.copy_states(sources.to(pool.device), targets.to(pool.device))
+        pool.copy_states(3, 70)
+        pool.reset_states(gone.to(pool.device))
+    assert torch.equal(there.recurrent_state.cpu(), here.recurrent_state)
+    assert torch.equal(there.conv_state.cpu(), here.conv_state)
+
+
+def test_states_take_one_launch() -> None:
+    pool = GDNPool(8, 3, 2, 8, 8, 16, 4, "cuda", max_track_slots=2)
+    some = torch.tensor([1, 2], device="cuda")
+    for call in (
+        lambda: pool.copy_states(some, some.flip(0)),
+        lambda: pool.reset_states(some),
+    ):
+        call()
+        torch.cuda.synchronize()
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(
+            activities=activities, acc_events=True
+        ) as profile:
+            call()
+            torch.cuda.synchronize()
+        names = [
+            event.name
+            for event in profile.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        ]
+        own = [name for name in names if name in ("_copy", "_clear")]
+        assert len(own) == 1
+        assert not [name for name in names if "index" in name]

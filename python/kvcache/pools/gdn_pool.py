@@ -12,9 +12,13 @@ from kvcache.pools.indices import (
     check_range,
     flat_indices,
 )
+from kvcache.pools.rows import has_triton
 
 Slots: TypeAlias = int | torch.Tensor
 """One slot, or some."""
+
+_MOST_IN_ONE_LAUNCH = 32
+"""The most slots that a GPU copies at once: it holds them all in registers."""
 
 
 class GDNPool:
@@ -125,9 +129,15 @@ class GDNPool:
             TensorMismatchError: If they are of another dtype.
         """
         slots = self._slots(req_pool_indices, "req_pool_indices")
-        if slots.numel():
-            self.recurrent_state.index_fill_(1, slots, 0)
-            self.conv_state.index_fill_(1, slots, 0)
+        if not slots.numel():
+            return
+        if has_triton(slots):
+            from kvcache.pools.triton_kernels import reset_states_triton
+
+            reset_states_triton(*self._words(), slots)
+            return
+        for states in (self.recurrent_state, self.conv_state):
+            states.index_fill_(1, slots, 0)
 
     def copy_states(self, src_index: Slots, dst_index: Slots) -> None:
         """Copies the states of slots to other slots, in all layers at once.
@@ -153,6 +163,12 @@ class GDNPool:
                 f"wanted as many sources as targets, got {sources.numel()} "
                 f"and {targets.numel()}"
             )
+        count = sources.numel()
+        if has_triton(sources) and 0 < count <= _MOST_IN_ONE_LAUNCH:
+            from kvcache.pools.triton_kernels import copy_states_triton
+
+            copy_states_triton(*self._words(), sources, targets)
+            return
         for states in (self.recurrent_state, self.conv_state):
             states.index_copy_(1, targets, states.index_select(1, sources))
 
@@ -191,6 +207,15 @@ class GDNPool:
         check_index(target, 0, self.pool_size - 1, "dst_index")
         for states in (self.recurrent_state, self.conv_state):
             states[:, target].copy_(states[:, source])
+
+    def _words(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns both states as integers, `[num_layers, num_slots, words]`."""
+        integers = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+        recurrent, conv = (
+            each.view(integers.get(each.itemsize, torch.int64)).flatten(2)
+            for each in (self.recurrent_state, self.conv_state)
+        )
+        return recurrent, conv
 
     def _slots(self, given: Slots, name: str) -> torch.Tensor:
         """Returns slots as torch's copies want them, int64 `[num_slots]`."""

@@ -89,8 +89,8 @@ def write_rows(
         key_rows: Of the keys' dtype, `[num_rows, num_heads * head_dim]`.
         value_rows: Of the values' dtype, likewise.
     """
-    if keys.is_cuda and _has_triton():
-        from kvcache.pools.rows_triton import write_rows_triton
+    if has_triton(keys):
+        from kvcache.pools.triton_kernels import write_rows_triton
 
         own, given = _as_words(keys, key_rows, _WORDS[1:])
         own_values, given_values = _as_words(values, value_rows, _WORDS[1:])
@@ -124,6 +124,11 @@ def _as_words(
     return flat.view(word), rows.view(word)
 
 
+def has_triton(tensor: torch.Tensor) -> bool:
+    """Returns whether Triton's kernels run where a tensor is."""
+    return tensor.is_cuda and _is_installed()
+
+
 @cache
-def _has_triton() -> bool:
+def _is_installed() -> bool:
     return find_spec("triton") is not None

@@ -2,6 +2,8 @@
 
 A step runs one token of each running request, of its prompt or a new one, in a
 batch that is padded to one size: padded entries are request 0 and slot 0.
+Behind its prompt a request's states are kept, and the prompt is cached with
+them: the next prompt that begins alike goes on from there.
 """
 
 from dataclasses import dataclass, field
@@ -25,18 +27,12 @@ from hybrid_model import (
 )
 from kvcache.pools import (
     GDNPool,
+    MambaRadixCache,
+    RadixKey,
+    RadixNode,
     make_full_attention_net_mem_pool,
     make_req_to_token_pool,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What is kept of a prefix: its slots, and the state behind it."""
-
-    tokens: list[int]
-    slots: torch.Tensor
-    track: int
 
 
 @dataclass(slots=True)
@@ -47,10 +43,14 @@ class Running:
     tokens: list[int]
     num_prompt: int
     num_new: int
-    snapshot_at: int | None
-    num_shared: int = 0
-    length: int = 0
-    snapshot: Snapshot | None = None
+    node: RadixNode
+    """The end of its cached prefix, locked."""
+    num_cached: int
+    """Tokens whose slots are the cache's."""
+    num_hit: int
+    """Tokens that were cached when it came."""
+    length: int
+    """Tokens that are computed."""
 
     @property
     def new_tokens(self) -> list[int]:
@@ -70,11 +70,12 @@ class HybridLoop:
     model: list[Weights]
     num_slots: int = 96
     max_batch: int = 4
+    num_snapshots: int = 2
     running: list[Running] = field(default_factory=list)
     steps: int = 0
 
     def __post_init__(self) -> None:
-        """Makes the pools."""
+        """Makes the pools, and the cache over them."""
         self.kv, self.allocator = make_full_attention_net_mem_pool(
             self.num_slots,
             NUM_ATTENTION,
@@ -96,47 +97,42 @@ class HybridLoop:
             KERNEL_SIZE,
             device="cpu",
             dtype=torch.float32,
-            max_track_slots=2,
+            max_track_slots=self.num_snapshots,
         )
+        self.cache = MambaRadixCache(1, self.allocator, self.states)
 
-    def join(
-        self,
-        prompt: list[int],
-        num_new: int,
-        *,
-        prefix: Snapshot | None = None,
-        snapshot_at: int | None = None,
-    ) -> Running | None:
-        """Lets a request in, behind a prefix if there is one, or returns None.
+    def join(self, prompt: list[int], num_new: int) -> Running | None:
+        """Lets a request in, behind what is cached of its prompt.
 
         Args:
-            prompt: Its tokens.
+            prompt: Its tokens; the last one is always computed.
             num_new: Tokens to generate.
-            prefix: Beginning of the prompt that need not be computed again.
-            snapshot_at: Tokens after which a snapshot is taken.
+
+        Returns:
+            The request, or None if the batch is full.
         """
         rows = self.requests.alloc()
         if rows is None:
             return None
         [row] = rows
-        request = Running(row, list(prompt), len(prompt), num_new, snapshot_at)
-        if prefix is None:
-            self.states.reset_states(row)
+        match = self.cache.match_prefix(RadixKey(prompt[:-1]))
+        node, hit = match.last_node, match.prefix_len
+        self.cache.inc_lock_ref(node)
+        if hit:
+            self.requests.write((row, slice(0, hit)), match.indices.int())
+            self.states.copy_states(int(node.mamba_value), row)
         else:
-            count = len(prefix.tokens)
-            assert prompt[:count] == prefix.tokens
-            assert count < len(prompt)
-            self.requests.write((row, slice(0, count)), prefix.slots)
-            self.states.copy_states(prefix.track, row)
-            request.num_shared = request.length = count
+            self.states.reset_states(row)
+        request = Running(
+            row, list(prompt), len(prompt), num_new, node, hit, hit, hit
+        )
         self.running.append(request)
         return request
 
     def step(self) -> list[Running]:
         """Runs one token of each request; returns those that are done."""
         batch = self.running
-        slots = self.allocator.alloc(len(batch))
-        assert slots is not None
+        slots = self._take(len(batch))
         rows = torch.tensor([each.row for each in batch])
         lengths = torch.tensor([each.length for each in batch])
         self.requests.write((rows, lengths), slots)
@@ -155,6 +151,15 @@ class HybridLoop:
         self._leave(done)
         self.steps += 1
         return done
+
+    def _take(self, count: int) -> torch.Tensor:
+        """Returns slots for some tokens; cached prefixes make room."""
+        missing = count - self.allocator.available_size()
+        if missing > 0:
+            self.cache.evict(missing)
+        slots = self.allocator.alloc(count)
+        assert slots is not None, "more requests than the slots hold"
+        return slots
 
     def _run(
         self,
@@ -190,25 +195,43 @@ class HybridLoop:
         request.length += 1
         if request.length == len(request.tokens):
             request.tokens.append(token)
-        if request.length == request.snapshot_at:
+        if request.length == request.num_prompt:
+            self._keep_prompt(request)
+
+    def _keep_prompt(self, request: Running) -> None:
+        """Caches a prompt, with the states behind its last token."""
+        row, length = request.row, request.num_prompt
+        track = self._take_snapshot(row)
+        if track is None:
+            return
+        key = RadixKey(request.tokens[:length])
+        own = self.requests.req_to_token[row, :length].clone()
+        there = self.cache.insert(key, own, mamba_value=track)
+        if there.mamba_exist:
+            self.states.free_track_slot(track)
+        self.allocator.free(own[request.num_cached : there.prefix_len])
+        match = self.cache.match_prefix(key)
+        self.requests.write((row, slice(0, length)), match.indices.int())
+        self.cache.inc_lock_ref(match.last_node)
+        self.cache.dec_lock_ref(request.node)
+        request.node, request.num_cached = match.last_node, length
+
+    def _take_snapshot(self, row: int) -> int | None:
+        """Keeps a request's states; None if those of all prompts are in use."""
+        track = self.states.alloc_track_slot()
+        if track is None:
+            self.cache.evict(0, 1)
             track = self.states.alloc_track_slot()
-            assert track is not None
-            self.states.copy_states(request.row, track)
-            kept = self.requests.req_to_token[request.row, : request.length]
-            tokens = request.tokens[: request.length]
-            request.snapshot = Snapshot(tokens, kept.clone(), track)
+        if track is not None:
+            self.states.copy_states(row, track)
+        return track
 
     def _leave(self, done: list[Running]) -> None:
-        """Gives back what a request has and no snapshot keeps."""
+        """Gives back what is a request's own; its prompt stays cached."""
+        table = self.requests.req_to_token
         with self.allocator.free_group():
             for each in done:
-                kept = each.snapshot
-                begin = len(kept.tokens) if kept else each.num_shared
-                table = self.requests.req_to_token
-                self.allocator.free(table[each.row, begin : each.length])
+                own = table[each.row, each.num_cached : each.length]
+                self.allocator.free(own)
                 self.requests.free(each.row)
-
-    def drop(self, snapshot: Snapshot) -> None:
-        """Gives back what a snapshot keeps; no request may share it."""
-        self.allocator.free(snapshot.slots)
-        self.states.free_track_slot(snapshot.track)
+                self.cache.dec_lock_ref(each.node)
