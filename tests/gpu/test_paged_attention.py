@@ -21,10 +21,18 @@ from kvcache.paged_attention.memory import memory_of  # noqa: E402
 QUANTIZERS = [None, PageQuantizer("int8"), PageQuantizer("float8_e4m3fn")]
 
 
+THERE = ["gpu:0", f"gpu:{int(torch.cuda.device_count() > 1)}"]
+"""Two GPUs, where there are two."""
+HERE = ["cpu:0", "cpu:0"]
+
+
 def view(
-    backend: str, device: str, dtype: str, quantizer: PageQuantizer | None
+    backend: str,
+    devices: list[str],
+    dtype: str,
+    quantizer: PageQuantizer | None,
 ) -> PagedAttentionCacheView:
-    mesh = Mesh([device] * 2, "tp")
+    mesh = Mesh(devices, "tp")
     metadata = PagedAttentionCacheMetaData.create(
         mesh,
         PartitionAxis(),
@@ -36,7 +44,7 @@ def view(
         32,
         0.5,
         dtype,
-        memory=DeviceMemory(1 << 20),
+        memory=DeviceMemory((1 << 20) // len(set(devices))),
     )
     return PagedAttentionCacheView.init(
         mesh, metadata, 0, quantizer, backend=backend
@@ -49,8 +57,8 @@ def view(
 def test_pages_are_those_of_numpy(
     backend: str, dtype: str, quantizer: PageQuantizer | None
 ) -> None:
-    there = view(backend, "gpu:0", dtype, quantizer)
-    here = view("numpy", "cpu:0", dtype, quantizer)
+    there = view(backend, THERE, dtype, quantizer)
+    here = view("numpy", HERE, dtype, quantizer)
     step = PagedAttentionMetadata(
         20, np.arange(32), [3, 1], [17, -1, 5], [[2, 5], [4, 4], [6, 0]]
     )
@@ -60,10 +68,11 @@ def test_pages_are_those_of_numpy(
         each.concatenate_to_cache(keys, values, step)
     mine, theirs = there.to_dict(), here.to_dict()
     for name in ("key_pages", "value_pages", "key_scales", "value_scales"):
-        for one, other in zip(
-            mine[name] or (), theirs[name] or (), strict=True
+        shards = mine[name] or ()
+        for one, other, device in zip(
+            shards, theirs[name] or (), THERE[: len(shards)], strict=True
         ):
-            assert one["device"] == "gpu:0"
+            assert one["device"] == device
             assert one["data"] == other["data"]
     assert PagedAttentionCacheView.from_json(there.to_json()) == there
     found, wanted = (each.read_from_cache([3, 1], 20) for each in (there, here))
@@ -77,7 +86,7 @@ def test_pages_are_those_of_numpy(
 def test_rows_of_the_gpu_are_written(backend: str) -> None:
     from max.driver import Buffer
 
-    there, other = (view(backend, "gpu:0", "bfloat16", None) for _ in range(2))
+    there, other = (view(backend, THERE, "bfloat16", None) for _ in range(2))
     step = PagedAttentionMetadata(
         16, np.arange(16), [3], np.int32(0), np.int32(0)
     )
