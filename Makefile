@@ -103,15 +103,15 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	fi; \
 	echo "make install: $$($$python --version) in $(VENV)"; \
 	$$python -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes \
+	  --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --no-deps --editable .
 	@touch $@
 
 # What `max.pipelines` imports, on top of what the other lock file names.
 $(VENV)/.peers: $(VENV)/.installed requirements-peers.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes \
 	  --requirement requirements-peers.lock
 	@touch $@

@@ -17,7 +17,7 @@ from kvcache.model import load_model
 from models import smollm2_file
 from serving import Recorded, Served, Setting, count_ties, read_mtbench
 
-BASE = Setting(max_batch_size=20)
+BASE = Setting(max_batch_size=20, chunk_size=512)
 HARD = replace(BASE, chunk_size=32, num_pages=70)
 SETTINGS = [
     BASE,
@@ -25,7 +25,6 @@ SETTINGS = [
     replace(BASE, page_size=128, num_pages=64),
     replace(BASE, num_steps=1),
     replace(BASE, chunk_size=32),
-    replace(BASE, chunk_size=512),
     replace(BASE, num_pages=70),
     HARD,
 ]
