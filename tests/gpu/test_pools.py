@@ -102,12 +102,12 @@ def test_a_request_goes_through_the_pools() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("count", [1, 5, 32, 40])
+@pytest.mark.parametrize("count", [1, 5, 32, 300, 600])
 @pytest.mark.parametrize("kernel_size", [1, 4])
 def test_states_are_copied_and_reset_as_on_the_cpu(
     dtype: torch.dtype, count: int, kernel_size: int
 ) -> None:
-    sizes = (64, 3, 2, 24, 12, 56, kernel_size)
+    sizes = (640, 3, 2, 24, 12, 56, kernel_size)
     there, here = (
         GDNPool(*sizes, device, dtype, max_track_slots=40)
         for device in ("cuda", "cpu")
@@ -116,12 +116,12 @@ def test_states_are_copied_and_reset_as_on_the_cpu(
         drawn = torch.randn(getattr(here, name).shape)
         for pool in (there, here):
             getattr(pool, name).copy_(drawn)
-    sources = torch.randperm(64)[:count] + 1
+    sources = torch.randperm(640)[:count] + 1
     targets = sources.roll(1)  # they change places
-    gone = torch.randperm(105)[: count // 2 + 1].int()
+    gone = torch.randperm(681)[: count // 2 + 1].int()
     for pool in (there, here):
         pool.copy_states(sources.to(pool.device), targets.to(pool.device))
-        pool.copy_states(3, 70)
+        pool.copy_states(3, 670)
         pool.reset_states(gone.to(pool.device))
     assert torch.equal(there.recurrent_state.cpu(), here.recurrent_state)
     assert torch.equal(there.conv_state.cpu(), here.conv_state)
@@ -129,10 +129,12 @@ def test_states_are_copied_and_reset_as_on_the_cpu(
 
 def test_states_take_one_launch() -> None:
     pool = GDNPool(8, 3, 2, 8, 8, 16, 4, "cuda", max_track_slots=2)
-    some = torch.tensor([1, 2], device="cuda")
+    some = torch.tensor([1, 2], device="cuda", dtype=torch.int32)
     other = torch.tensor([2, 9], device="cuda")
     for name, call in (
         ("_copy", lambda: pool.copy_states(some, other)),
+        ("_copy", lambda: pool.copy_states(1, 9)),
+        ("_clear", lambda: pool.reset_states(3)),
         ("_clear", lambda: pool.reset_states(some)),
     ):
         call()

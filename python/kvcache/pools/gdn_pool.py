@@ -17,7 +17,7 @@ from kvcache.pools.rows import has_triton
 Slots: TypeAlias = int | torch.Tensor
 """One slot, or some."""
 
-_MOST_IN_ONE_LAUNCH = 32
+_MOST_IN_ONE_LAUNCH = 512
 """The most slots that a GPU copies at once: it holds them all in registers."""
 
 
@@ -90,6 +90,8 @@ class GDNPool:
         self.conv_state = self._zeros(
             conv_dim, conv_kernel_size - 1, dtype=dtype
         )
+        # A slot's number where the states are: none has to be brought there.
+        self._numbers = torch.arange(self.pool_size, device=self.device)
         self._free_tracks = list(range(max_reqs + 1, self.pool_size))
         self._held_tracks: set[int] = set()
 
@@ -137,7 +139,7 @@ class GDNPool:
             reset_states_triton(*self._words(), slots)
             return
         for states in (self.recurrent_state, self.conv_state):
-            states.index_fill_(1, slots, 0)
+            states.index_fill_(1, slots.long(), 0)
 
     def copy_states(self, src_index: Slots, dst_index: Slots) -> None:
         """Copies the states of slots to other slots, in all layers at once.
@@ -153,9 +155,6 @@ class GDNPool:
             SlotRangeError: If there is no such slot.
             TensorMismatchError: If the counts differ, or the dtype is another.
         """
-        if isinstance(src_index, int) and isinstance(dst_index, int):
-            self._copy_one(src_index, dst_index)
-            return
         sources = self._slots(src_index, "src_index")
         targets = self._slots(dst_index, "dst_index")
         if sources.numel() != targets.numel():
@@ -170,7 +169,8 @@ class GDNPool:
             copy_states_triton(*self._words(), sources, targets)
             return
         for states in (self.recurrent_state, self.conv_state):
-            states.index_copy_(1, targets, states.index_select(1, sources))
+            read = states.index_select(1, sources.long())
+            states.index_copy_(1, targets.long(), read)
 
     def alloc_track_slot(self) -> int | None:
         """Takes a track slot, the one given back last, or None if all are used.
@@ -202,12 +202,6 @@ class GDNPool:
         """Returns the bytes of all states."""
         return int(self.recurrent_state.nbytes + self.conv_state.nbytes)
 
-    def _copy_one(self, source: int, target: int) -> None:
-        check_index(source, 0, self.pool_size - 1, "src_index")
-        check_index(target, 0, self.pool_size - 1, "dst_index")
-        for states in (self.recurrent_state, self.conv_state):
-            states[:, target].copy_(states[:, source])
-
     def _words(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns both states as integers, `[num_layers, num_slots, words]`."""
         integers = {1: torch.int8, 2: torch.int16, 4: torch.int32}
@@ -218,12 +212,12 @@ class GDNPool:
         return recurrent, conv
 
     def _slots(self, given: Slots, name: str) -> torch.Tensor:
-        """Returns slots as torch's copies want them, int64 `[num_slots]`."""
+        """Returns slots as a tensor, int32 or int64 `[num_slots]`."""
         last = self.pool_size - 1
         if not isinstance(given, torch.Tensor):
             slot = check_index(given, 0, last, name)
-            return torch.tensor([slot], device=self.recurrent_state.device)
+            return self._numbers[slot : slot + 1]
         slots = flat_indices(given, self.recurrent_state.device, name)
         if self.checks_indices:
             check_range(slots, 0, last, name)
-        return slots.long()
+        return slots

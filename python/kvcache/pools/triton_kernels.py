@@ -8,7 +8,10 @@ _BLOCK_BYTES = 4096
 """The most bytes of a row that one program moves."""
 
 _STATE_BLOCK = 256
-"""The words of a state that one program moves, of each slot."""
+"""The most words of a state that one program moves, of each slot."""
+
+_STATE_TILE = 8192
+"""The most words of a state that one program moves, of all slots."""
 
 
 @triton.jit
@@ -131,12 +134,14 @@ def copy_states_triton(
     Args:
         first: One state, contiguous words `[num_layers, num_slots, words]`.
         second: The other one, likewise with its own words.
-        sources: Where from, int64 `[num_copies]`; a part of all of them is in
-            registers at once, so no more than a few dozen.
+        sources: Where from, int32 or int64 `[num_copies]`; a part of all of
+            them is in registers at once, so no more than some hundred.
         targets: Where to, of the same shape.
     """
+    copies = triton.next_power_of_2(len(sources))
+    block = min(_STATE_BLOCK, max(16, _STATE_TILE // copies))
     widest = max(first.shape[2], second.shape[2])
-    _copy[(len(first), triton.cdiv(widest, _STATE_BLOCK))](
+    _copy[(len(first), triton.cdiv(widest, block))](
         first,
         second,
         sources,
@@ -145,8 +150,8 @@ def copy_states_triton(
         first.shape[1],
         first_words=first.shape[2],
         second_words=second.shape[2],
-        copies=triton.next_power_of_2(len(sources)),
-        block=_STATE_BLOCK,
+        copies=copies,
+        block=block,
     )
 
 
@@ -158,7 +163,7 @@ def reset_states_triton(
     Args:
         first: One state, contiguous words `[num_layers, num_slots, words]`.
         second: The other one, likewise with its own words.
-        slots: The slots, int64 `[num_resets]`.
+        slots: The slots, int32 or int64 `[num_resets]`.
     """
     widest = max(first.shape[2], second.shape[2])
     grid = (len(first), len(slots), triton.cdiv(widest, _STATE_BLOCK))
