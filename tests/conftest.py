@@ -125,10 +125,19 @@ def pytest_ignore_collect(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what a folder or a fixture says about a test.
 
+    With `KVCACHE_BRIEF` a state machine runs a quarter of its examples: CI runs
+    all of them on one Python only.
+
     Raises:
         pytest.UsageError: If a test outside `tests/gpu` is marked `gpu`; the
             GPU machine would never see it.
     """
+    if os.environ.get("KVCACHE_BRIEF"):
+        for machine in {item.cls for item in items if is_machine(item)}:
+            whole = machine.settings
+            machine.settings = settings(
+                whole, max_examples=max(1, whole.max_examples // 4)
+            )
     for item in items:
         if item.path.is_relative_to(GPU_TESTS):
             item.add_marker(pytest.mark.gpu)
@@ -139,6 +148,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(message)
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared_data)
+
+
+def is_machine(item: pytest.Item) -> bool:
+    """Whether an item is a state machine of Hypothesis."""
+    found = getattr(getattr(item, "cls", None), "settings", None)
+    return isinstance(found, settings)
 
 
 @pytest.hookimpl(optionalhook=True)
