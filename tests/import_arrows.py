@@ -15,15 +15,15 @@ PYTHON_LAYERS = (
     {"__init__"},  # names that load on first use
     {"cli", "__main__"},
     {"planning", "serve"},
-    {"manager", "paged_attention", "pools"},
+    {"compiler", "manager", "paged_attention", "pools"},
     {"graphs"},
     {"ops"},
     {"attention_workspace"},
     {"cache_inputs", "core", "metrics", "model", "resets"},
-    {"cache_types"},
+    {"cache_types", "flow_ops"},
     {"mojo_sources", "request"},
     {"cache_folder", "extension_build", "spec"},
-    {"quantization"},
+    {"quantization", "summaries"},
     {"errors"},
     {"reference", "reference_quantized"},
 )
@@ -137,6 +137,7 @@ MAY_IMPORT_MAX = {
     "attention_workspace",
     "cache_inputs",
     "cache_types",
+    "compiler.mojo_backend",
     "graphs",
     "manager",
     "ops",
@@ -148,6 +149,7 @@ MAY_IMPORT_MAX = {
 """Units, and modules of units, that may import MAX."""
 
 MAY_IMPORT_TORCH = {
+    "compiler.triton_backend",
     "paged_attention.max_backend",
     "paged_attention.torch_backend",
     "paged_attention.torch_codes",

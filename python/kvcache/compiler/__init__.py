@@ -1,0 +1,1 @@
+"""Summaries of blocks and sparse attention, compiled from short flows."""
