@@ -1,12 +1,22 @@
 """Opens what a command runs on: a model and a loop that serves it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvcache.cli.options import CacheOptions
 from kvcache.errors import InsufficientMemoryError
 from kvcache.model import LlamaModel, ModelError, Tokenizer, load_model
 from kvcache.serve import ScheduleLimits, ServingLoop
 from kvcache.spec import pages_for
+
+if TYPE_CHECKING:
+    from kvcache.flow_ops import FlowOps
+
+LARGEST_BLOCK = 64
+"""The most tokens of a block that sparse attention takes or leaves."""
+
+SUMMARY_DTYPE = "float32"
+"""The element type of summaries."""
 
 
 def open_model(path: Path) -> tuple[LlamaModel, Tokenizer]:
@@ -46,11 +56,13 @@ def open_loop(
     """
     from kvcache.serve.engine import cache_params, llama_loop
 
+    flow = _flow_ops(model, cache)
     params = cache_params(
         model.config,
         page_size=cache.page_size,
         prefix_cache=cache.prefix_cache,
         kv_dtype=cache.kv_dtype.value,
+        flow=flow,
     )
     page_bytes = params.bytes_per_page(model.config.num_layers)
     num_pages = cache.max_pages or pages_for(num_tokens, cache.page_size)
@@ -68,4 +80,23 @@ def open_loop(
         max_batch_size=max_batch_size,
         limits=limits,
         samples=samples,
+        flow=flow,
+        ratio=cache.sparse.ratio if cache.sparse else 1.0,
+    )
+
+
+def _flow_ops(model: LlamaModel, cache: CacheOptions) -> "FlowOps | None":
+    """Compiles the flow that chooses blocks, if one was asked for."""
+    if cache.sparse is None:
+        return None
+    from kvcache.compiler.mojo_backend import flow_ops
+    from kvcache.compiler.registry import make_flow
+
+    config = model.config
+    return flow_ops(
+        make_flow(cache.sparse.flow),
+        block_size=min(cache.page_size, LARGEST_BLOCK),
+        head_dim=config.head_dim,
+        group_size=config.num_q_heads // config.num_kv_heads,
+        field_dtype=SUMMARY_DTYPE,
     )

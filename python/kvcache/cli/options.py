@@ -43,6 +43,31 @@ def read_size(text: str) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
+@dataclass(frozen=True, slots=True)
+class SparseChoice:
+    """What a person said about sparse attention."""
+
+    flow: str
+    """The name of a flow."""
+    ratio: float
+    """The share of its blocks that a sequence attends to."""
+
+
+def read_sparse(text: str) -> SparseChoice:
+    """Returns the flow and the ratio that an option's text means.
+
+    Raises:
+        BadParameter: If it means none.
+    """
+    from kvcache.compiler.registry import parse_sparse
+
+    try:
+        flow, ratio = parse_sparse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return SparseChoice(flow, ratio)
+
+
 def _page_size(value: int) -> int:
     if value not in PAGE_SIZES:
         sizes = ", ".join(map(str, PAGE_SIZES))
@@ -83,6 +108,15 @@ KVDtypeOption = Annotated[
         "--kv-dtype",
         help="What keys and values are kept in; of 8 bits, with a scale for"
         " each token's head.",
+    ),
+]
+Sparse = Annotated[
+    SparseChoice | None,
+    typer.Option(
+        parser=read_sparse,
+        metavar="FLOW:RATIO",
+        help="Let decode steps attend to a share of each sequence's blocks,"
+        " such as quest:0.25.",
     ),
 ]
 MaxNewTokens = Annotated[
@@ -149,6 +183,8 @@ class CacheOptions:
     """Whether requests share the pages of equal prefixes."""
     kv_dtype: KVDtype = KVDtype.FLOAT32
     """What keys and values are kept in."""
+    sparse: SparseChoice | None = None
+    """Which blocks decode steps attend to; all of them if None."""
 
     def __post_init__(self) -> None:
         """Refuses two answers to one question."""

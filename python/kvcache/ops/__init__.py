@@ -13,6 +13,7 @@ from kvcache.cache_inputs import CacheInputs
 from kvcache.cache_types import PAGE_SIZES, CacheInputTypes
 from kvcache.mojo_sources import precompiled_package
 from kvcache.ops.attending import attention, attention_max
+from kvcache.ops.flows import flow_attention, score_blocks, summarise
 from kvcache.ops.pages import copy_pages, rope_shift, transfer_pages
 from kvcache.ops.rows import (
     gather,
@@ -31,12 +32,15 @@ __all__ = [
     "attention_workspace",
     "attention_workspace_type",
     "copy_pages",
+    "flow_attention",
     "gather",
     "gather_latents",
     "precompiled_package",
     "rope_shift",
     "rope_store",
+    "score_blocks",
     "store",
     "store_latents",
+    "summarise",
     "transfer_pages",
 ]

@@ -7,9 +7,12 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Module
 
-from kvcache.graphs.llama import Array, llama_graph, llama_weights
+from kvcache.flow_ops import FlowOps
+from kvcache.graphs.llama import llama_graph
+from kvcache.graphs.llama_decoder import extensions
+from kvcache.graphs.llama_weights import Array, llama_weights
 from kvcache.model import LlamaModel
-from kvcache.ops import CacheInputTypes, precompiled_package
+from kvcache.ops import CacheInputTypes
 from kvcache.spec import KVCacheParams
 
 GREEDY, SAMPLER = "llama_greedy", "llama_sampler"
@@ -27,6 +30,8 @@ class CompiledLlama:
         params: The shape of the cache, its page size included.
         device: Where the pages and the weights are.
         session: Compiles the graphs.
+        flow: Chooses the blocks that decode steps attend to; the cache has its
+            summaries. All blocks if None.
         return_logits: Whether the graphs give their logits too.
     """
 
@@ -37,11 +42,13 @@ class CompiledLlama:
         *,
         device: Device,
         session: InferenceSession,
+        flow: FlowOps | None = None,
         return_logits: bool = False,
     ) -> None:
         """Compiles nothing yet."""
         assert params.page_size is not None, "the paged strategy has one"
         self.device = device
+        self.flow = flow
         self.graphs: dict[str, Model] = {}
         self._model = model
         self._session = session
@@ -56,6 +63,7 @@ class CompiledLlama:
             device=DeviceRef.from_device(device),
             quantization=params.quantization,
             compute_dtype=DType.float32 if params.quantization else None,
+            summaries=params.summaries,
         )
 
     @property
@@ -79,20 +87,30 @@ class CompiledLlama:
         llama_graph(
             self._model.config,
             self._cache,
+            flow=self.flow,
             sampling=kind == SAMPLER,
             return_logits=self._return_logits,
             name=name,
             module=module,
         )
 
-    def load(self, module: Module) -> dict[str, Model]:
-        """Compiles a module's graphs, over this model's weights."""
+    def load(
+        self, module: Module, caches: "Sequence[CompiledLlama]"
+    ) -> dict[str, Model]:
+        """Compiles a module's graphs, over this model's weights.
+
+        Args:
+            module: The module.
+            caches: Whose graphs are in it.
+        """
         self._weights = self._weights or llama_weights(
             self._model.config, self._model.weights
         )
         return self._session.load_all(
             module,
-            custom_extensions=[precompiled_package()],
+            custom_extensions=list(
+                dict.fromkeys(x for c in caches for x in extensions(c.flow))
+            ),
             weights_registry=self._weights,
         )
 
@@ -123,6 +141,6 @@ def _compile(caches: Sequence[CompiledLlama], kinds: Sequence[str]) -> None:
     for index, cache in enumerate(caches):
         for kind in kinds:
             cache.add_to(module, kind, name=f"{kind}_{index}")
-    graphs = caches[0].load(module)
+    graphs = caches[0].load(module, caches)
     for index, cache in enumerate(caches):
         cache.graphs |= {kind: graphs[f"{kind}_{index}"] for kind in kinds}

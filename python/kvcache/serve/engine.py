@@ -3,6 +3,7 @@
 import os
 
 from kvcache.errors import InsufficientMemoryError
+from kvcache.flow_ops import FlowOps
 from kvcache.manager import PagedKVCacheManager
 from kvcache.model import LlamaConfig, LlamaModel
 from kvcache.quantization import QUANTIZED_DTYPES, Quantization
@@ -21,6 +22,7 @@ def cache_params(
     page_size: int = 16,
     prefix_cache: bool = True,
     kv_dtype: str = "float32",
+    flow: FlowOps | None = None,
 ) -> KVCacheParams:
     """Returns the shape of a model's cache.
 
@@ -30,6 +32,7 @@ def cache_params(
         prefix_cache: Whether requests share the pages of equal prefixes.
         kv_dtype: The element type of keys and values, by name. Of types of 8
             bits, each token's heads have scales of their own.
+        flow: Whose summaries are kept beside the pages.
 
     Raises:
         InvalidParamsError: If there is no such type.
@@ -42,6 +45,7 @@ def cache_params(
         head_dim=config.head_dim,
         enable_prefix_caching=prefix_cache,
         page_size=page_size,
+        summaries=None if flow is None else flow.summaries,
     )
 
 
@@ -54,6 +58,8 @@ def llama_loop(
     max_batch_size: int = 8,
     limits: ScheduleLimits = _LIMITS,
     samples: bool = False,
+    flow: FlowOps | None = None,
+    ratio: float = 1.0,
 ) -> ServingLoop:
     """Compiles a model and returns a loop that serves it.
 
@@ -66,6 +72,9 @@ def llama_loop(
         limits: How much one step may compute.
         samples: Whether to compile the graph that samples too; else that
             happens within the first step that needs it.
+        flow: Chooses the blocks that decode steps attend to; `params` have its
+            summaries.
+        ratio: The share of its blocks that a request attends to.
 
     Raises:
         InvalidParamsError: If a full batch could not decode in one step.
@@ -90,9 +99,12 @@ def llama_loop(
         available_cache_memory=memory,
         page_size=page_size,
     )
-    compiled = CompiledLlama(model, params, device=place, session=session)
+    compiled = CompiledLlama(
+        model, params, device=place, session=session, flow=flow
+    )
     compile_together([compiled], samples=samples)
-    return ServingLoop(manager, LlamaRunner(compiled, manager), limits=limits)
+    runner = LlamaRunner(compiled, manager, ratio=ratio)
+    return ServingLoop(manager, runner, limits=limits)
 
 
 def _check_memory(memory: int) -> None:

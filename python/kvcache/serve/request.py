@@ -24,12 +24,16 @@ class GenerationRequest(Request):
         max_new_tokens: How many tokens may be generated; at least one.
         stop_ids: Tokens that end the request; the one met is kept as its last.
         sampling: How tokens are drawn; greedy unless given.
+        attention_ratio: The share of its blocks that a decode step attends to,
+            above 0 and at most 1, where the model chooses blocks; what the
+            model's runner says if None.
         request_id: Identifies the request; made up unless given.
         cache_salt: Requests share cached pages only under equal salts.
         model_name: Requests share cached pages only under equal models.
 
     Raises:
-        RequestRejectedError: If `max_new_tokens` is not positive.
+        RequestRejectedError: If `max_new_tokens` is not positive, or the ratio
+            is out of its range.
         ValueError: If `tokens` is empty or not a row of integers.
     """
 
@@ -39,6 +43,8 @@ class GenerationRequest(Request):
     """Tokens that end the request."""
     sampling: SamplingParams
     """How tokens are drawn."""
+    attention_ratio: float | None
+    """The share of its blocks that a decode step attends to."""
     finish_reason: FinishReason | None
     """Why the request ended; None while it has not."""
     hit_tokens: int
@@ -53,6 +59,7 @@ class GenerationRequest(Request):
         max_new_tokens: int,
         stop_ids: Iterable[int] = (),
         sampling: SamplingParams = _GREEDY,
+        attention_ratio: float | None = None,
         request_id: Hashable | None = None,
         cache_salt: str | None = None,
         model_name: str = "",
@@ -61,6 +68,11 @@ class GenerationRequest(Request):
         if max_new_tokens < 1:
             raise RequestRejectedError(
                 f"max_new_tokens must be at least 1, got {max_new_tokens}"
+            )
+        if attention_ratio is not None and not 0 < attention_ratio <= 1:
+            raise RequestRejectedError(
+                "attention_ratio must be above 0 and at most 1, got "
+                f"{attention_ratio}"
             )
         super().__init__(
             tokens,
@@ -71,6 +83,7 @@ class GenerationRequest(Request):
         self.max_new_tokens = max_new_tokens
         self.stop_ids = frozenset(stop_ids)
         self.sampling = sampling
+        self.attention_ratio = attention_ratio
         self.finish_reason = None
         self.hit_tokens = 0
         self.num_preemptions = 0

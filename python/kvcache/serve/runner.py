@@ -64,14 +64,21 @@ class LlamaRunner:
     Args:
         compiled: The graphs.
         manager: Holds the pages.
+        ratio: The share of its blocks that a request's decode steps attend
+            to, where the graphs choose blocks and the request says nothing.
     """
 
     def __init__(
-        self, compiled: CompiledLlama, manager: "PagedKVCacheManager"
+        self,
+        compiled: CompiledLlama,
+        manager: "PagedKVCacheManager",
+        *,
+        ratio: float = 1.0,
     ) -> None:
         """Compiles what lies between two steps."""
         self._compiled = compiled
         self._manager = manager
+        self._ratio = ratio
         self._warm_up()
 
     def run(
@@ -93,6 +100,7 @@ class LlamaRunner:
         """
         greedy = all(request.sampling.is_greedy for request in batch)
         graph = self._compiled.greedy if greedy else self._compiled.sampler
+        ratios = self._ratios(batch)
         rows = () if greedy else self._row_params(batch)
         inputs = self._first_inputs(batch)
         each_one = np.arange(len(batch) + 1, dtype=np.uint32)
@@ -111,6 +119,7 @@ class LlamaRunner:
                 inputs.tokens,
                 inputs.input_row_offsets,
                 *kv_inputs[0],
+                *ratios,
                 *rows,
                 *seeds,
             )
@@ -130,6 +139,19 @@ class LlamaRunner:
         rows = [request.tokens.active for request in batch]
         tokens = np.concatenate([np.empty(0, np.int64), *rows])
         return StepInputs(self._to_device(tokens), self._to_device(offsets))
+
+    def _ratios(self, batch: Sequence[GenerationRequest]) -> list[Buffer]:
+        """Returns what graphs that choose blocks take: the ratios, `[batch]`.
+
+        The others take nothing.
+        """
+        if self._compiled.flow is None:
+            return []
+        ratios = [
+            self._ratio if r.attention_ratio is None else r.attention_ratio
+            for r in batch
+        ]
+        return [self._to_device(np.array(ratios, np.float32))]
 
     def _row_params(
         self, batch: Sequence[GenerationRequest]

@@ -1,0 +1,1 @@
+"""What sparse attention costs in quality, and what it gains in time."""

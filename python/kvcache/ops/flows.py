@@ -1,0 +1,183 @@
+"""Calls the compiled operations of a flow."""
+
+from max.dtype import DType
+from max.graph import BufferValue, TensorType, TensorValue, ops
+
+from kvcache.cache_inputs import CacheInputs, static_dim
+from kvcache.flow_ops import FlowOps, Scratch
+from kvcache.ops.checks import (
+    check_offsets,
+    checked_q_heads,
+    layer_of,
+    want_values,
+)
+from kvcache.ops.sparse import choose_blocks, sparse_attention
+
+
+def summarise(
+    cache: CacheInputs, flow: FlowOps, input_row_offsets: TensorValue
+) -> None:
+    """Makes the summaries of the blocks that a step completes.
+
+    It does so for all layers at once, so it comes behind the last layer's
+    store. A block that begins before this step's tokens is read from its page.
+    With cache lengths of 0 and offsets over whole sequences, all their blocks
+    are made anew, as is needed after keys were changed in place.
+
+    Args:
+        cache: The cache, with the flow's summaries.
+        flow: The flow's operations.
+        input_row_offsets: Where each sequence starts, uint32
+            `[batch_size + 1]`.
+
+    Raises:
+        ValueError: If the cache has other summaries, or latents.
+    """
+    _check_summaries("summarise", cache, flow)
+    check_offsets("input_row_offsets", input_row_offsets)
+    blocks = input_row_offsets.shape[0] - 1
+    ops.inplace_custom(
+        flow.summarise,
+        device=cache.kv_blocks.device,
+        values=[
+            *cache.pools,
+            *cache.summaries,
+            input_row_offsets,
+            *cache.tables,
+        ],
+        out_types=[
+            TensorType(
+                DType.float32,
+                [blocks, each.rows, each.columns],
+                cache.kv_blocks.device,
+            )
+            for each in flow.summarise_scratch
+        ],
+        parameters={**cache.sizes},
+    )
+
+
+def score_blocks(
+    cache: CacheInputs,
+    flow: FlowOps,
+    queries: TensorValue,
+    input_row_offsets: TensorValue,
+    *,
+    layer: int | TensorValue,
+) -> TensorValue:
+    """Scores the complete blocks of each sequence of one new token.
+
+    Args:
+        cache: The cache, with the flow's summaries.
+        flow: The flow's operations.
+        queries: `[total_tokens, num_q_heads, head_dim]`.
+        input_row_offsets: Where each sequence starts, uint32
+            `[batch_size + 1]`.
+        layer: The layer, as a number or as a uint32 scalar on the CPU.
+
+    Returns:
+        float32 `[batch_size, num_kv_heads, num_columns * blocks_per_page]`;
+        what is no complete block has no meaning.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit the pool, or the cache has
+            other summaries, or latents.
+    """
+    _check_summaries("score_blocks", cache, flow)
+    num_q_heads = checked_q_heads(cache, queries, input_row_offsets)
+    device = cache.kv_blocks.device
+    batch, columns = cache.lookup_table.shape
+    blocks = columns * flow.summaries.blocks_per_page(cache.page_size)
+    heads = cache.num_kv_heads
+
+    def scratch_type(each: Scratch) -> TensorType:
+        tiles = [batch, heads, blocks] if each.is_per_block else [batch, heads]
+        shape = [*tiles, each.rows, each.columns]
+        return TensorType(DType.float32, shape, device)
+
+    scores, *_ = ops.inplace_custom(
+        flow.score,
+        device=device,
+        values=[
+            queries,
+            *cache.pools,
+            *cache.summaries,
+            input_row_offsets,
+            *cache.tables,
+            layer_of(cache, layer),
+        ],
+        out_types=[
+            TensorType(DType.float32, [batch, heads, blocks], device),
+            *(scratch_type(each) for each in flow.score_scratch),
+        ],
+        parameters={**cache.sizes, "num_q_heads": num_q_heads},
+    )
+    return scores.tensor
+
+
+def flow_attention(  # noqa: PLR0917  (a kernel's tensors)
+    cache: CacheInputs,
+    flow: FlowOps,
+    queries: TensorValue,
+    input_row_offsets: TensorValue,
+    ratios: TensorValue,
+    *,
+    layer: int | TensorValue,
+    scale: float,
+    workspace: BufferValue | None = None,
+) -> TensorValue:
+    """Attends as `attention` does, to chosen blocks where one token is new.
+
+    Args:
+        cache: The cache, with the flow's summaries.
+        flow: Scores the blocks of a sequence with one new token. The best of
+            them, the first and the last ones are chosen; see `choose_blocks`.
+            A sequence with more new tokens attends to all of its tokens.
+        queries: `[total_tokens, num_q_heads, head_dim]`.
+        input_row_offsets: Where each sequence starts, uint32
+            `[batch_size + 1]`.
+        ratios: The share of its blocks that a sequence attends to, float32
+            `[batch_size]`.
+        layer: The layer, as a number or as a uint32 scalar on the CPU.
+        scale: What the products of queries and keys are multiplied by.
+        workspace: From `attention_workspace`; see `attention`.
+
+    Returns:
+        The weighted values, of the shape of `queries`.
+
+    Raises:
+        ValueError: If a shape or dtype does not fit the pool.
+    """
+    scores = score_blocks(cache, flow, queries, input_row_offsets, layer=layer)
+    block_size = flow.summaries.block_size
+    chosen = choose_blocks(
+        *(cache, scores, input_row_offsets, ratios),
+        block_size=block_size,
+        reserved_first=flow.reserved_first,
+        reserved_last=flow.reserved_last,
+        top_k=flow.top_k,
+    )
+    return sparse_attention(
+        *(cache, queries, input_row_offsets, chosen),
+        layer=layer,
+        scale=scale,
+        block_size=block_size,
+        workspace=workspace,
+    )
+
+
+def _check_summaries(op: str, cache: CacheInputs, flow: FlowOps) -> None:
+    """Refuses a cache that does not have the flow's summaries."""
+    want_values(op, cache)
+    blocks = flow.summaries.blocks_per_page(cache.page_size)
+    outer = [cache.num_layers, blocks, cache.num_kv_heads]
+    wanted = [
+        (DType[field.dtype], [*outer, field.rows, field.columns])
+        for field in flow.summaries.fields
+    ]
+    got = [
+        (leaf.dtype, [static_dim(leaf, axis) for axis in range(1, 6)])
+        for leaf in cache.summaries
+    ]
+    if got != wanted:
+        raise ValueError(f"{op} wants summaries {wanted}, got {got}")
