@@ -4,7 +4,7 @@ It keeps every key and value in plain arrays and knows no page. Graphs and loops
 are held against it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from kvcache.model import LlamaConfig, LlamaModel
 
 Floats = npt.NDArray[Any]
 
+Sees = Callable[[Floats, Floats], npt.NDArray[np.bool_]]
+"""Which keys `[n, head_dim]` the queries `[group, head_dim]` of one token and
+key-value head attend to."""
+
 
 class LlamaReference:
     """One sequence of one model, with its keys and values so far.
@@ -21,11 +25,17 @@ class LlamaReference:
     Args:
         model: The weights.
         dtype: What everything is computed in: float32 or float64.
+        sees: What a token that is fed alone attends to; all keys if None.
     """
 
     def __init__(
-        self, model: LlamaModel, dtype: npt.DTypeLike = np.float64
+        self,
+        model: LlamaModel,
+        dtype: npt.DTypeLike = np.float64,
+        *,
+        sees: Sees | None = None,
     ) -> None:
+        self._sees = sees
         self.config: LlamaConfig = model.config
         self.dtype = np.dtype(dtype)
         self.weights = {
@@ -92,10 +102,15 @@ class LlamaReference:
         later = np.arange(len(keys)) > positions[:, None]
         out = np.empty_like(query)
         for head in range(config.num_q_heads):
-            kv_head = head // (config.num_q_heads // config.num_kv_heads)
+            size = config.num_q_heads // config.num_kv_heads
+            kv_head = head // size
             scores = query[:, head] @ keys[:, kv_head].T
             scores /= self.dtype.type(np.sqrt(config.head_dim))
             scores[later] = -np.inf
+            if self._sees is not None and len(x) == 1:
+                group = slice(head // size * size, (head // size + 1) * size)
+                seen = self._sees(query[0, group], keys[:, kv_head])
+                scores[0, ~seen] = -np.inf
             out[:, head] = softmax(scores) @ values[:, kv_head]
         weight = self.weights[f"{prefix}.self_attn.o_proj.weight"]
         return out.reshape(len(x), -1) @ weight.T
@@ -122,9 +137,10 @@ def greedy(
     max_new_tokens: int,
     stop_ids: Sequence[int] = (),
     dtype: npt.DTypeLike = np.float64,
+    sees: Sees | None = None,
 ) -> list[int]:
     """Returns the most likely continuation of a prompt, a stop id included."""
-    reference = LlamaReference(model, dtype)
+    reference = LlamaReference(model, dtype, sees=sees)
     tokens: list[int] = []
     logits = reference.feed(prompt)
     while len(tokens) < max_new_tokens:

@@ -11,6 +11,7 @@ from max.driver import CPU, Device
 from max.engine import InferenceSession
 
 from kvcache import PagedKVCacheManager
+from kvcache.flow_ops import FlowOps
 from kvcache.model import LlamaModel
 from kvcache.serve import (
     GenerationRequest,
@@ -58,6 +59,7 @@ class Served:
         device: Where the pages are.
         page_sizes: Those that are compiled together, when one is wanted.
         has_all_outputs: Whether there are a sampling graph and logits too.
+        flow: Chooses the blocks that decode steps attend to.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class Served:
         *,
         page_sizes: Sequence[int] = (16,),
         has_all_outputs: bool = False,
+        flow: FlowOps | None = None,
     ) -> None:
         self.model = model
+        self.flow = flow
         self.page_sizes = page_sizes
         self.has_all_outputs = has_all_outputs
         self.device = device or CPU()
@@ -83,6 +87,7 @@ class Served:
             page_size=setting.page_size,
             prefix_cache=setting.prefix_cache,
             kv_dtype=setting.kv_dtype,
+            flow=self.flow,
         )
         manager = PagedKVCacheManager(
             params,
@@ -113,10 +118,14 @@ class Served:
             (page_size, kv_dtype): CompiledLlama(
                 self.model,
                 cache_params(
-                    self.model.config, page_size=page_size, kv_dtype=kv_dtype
+                    self.model.config,
+                    page_size=page_size,
+                    kv_dtype=kv_dtype,
+                    flow=self.flow,
                 ),
                 device=self.device,
                 session=self.session,
+                flow=self.flow,
                 return_logits=self.has_all_outputs,
             )
             for page_size in self.page_sizes
@@ -125,12 +134,20 @@ class Served:
         self.compiled |= caches
 
     def serve(
-        self, recorded: Sequence[Recorded], setting: Setting
+        self,
+        recorded: Sequence[Recorded],
+        setting: Setting,
+        *,
+        attention_ratio: float | None = None,
     ) -> tuple[list[GenerationRequest], ServingLoop]:
         """Serves all requests; later turns wait for the turn before them."""
         loop = self.loop(setting)
         requests = [
-            GenerationRequest(r.prompt, max_new_tokens=len(r.output))
+            GenerationRequest(
+                r.prompt,
+                max_new_tokens=len(r.output),
+                attention_ratio=attention_ratio,
+            )
             for r in recorded
         ]
         for group in _rounds(recorded, in_order=setting.in_order):

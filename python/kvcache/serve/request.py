@@ -26,7 +26,8 @@ class GenerationRequest(Request):
         sampling: How tokens are drawn; greedy unless given.
         attention_ratio: The share of its blocks that a decode step attends to,
             above 0 and at most 1, where the model chooses blocks; what the
-            model's runner says if None.
+            model's runner says if None. Keys that a sparse step computes are
+            others: requests share cached pages only under equal ratios.
         request_id: Identifies the request; made up unless given.
         cache_salt: Requests share cached pages only under equal salts.
         model_name: Requests share cached pages only under equal models.
@@ -78,7 +79,7 @@ class GenerationRequest(Request):
             tokens,
             request_id=request_id,
             cache_salt=cache_salt,
-            model_name=model_name,
+            model_name=_identity(model_name, attention_ratio),
         )
         self.max_new_tokens = max_new_tokens
         self.stop_ids = frozenset(stop_ids)
@@ -116,3 +117,10 @@ class GenerationRequest(Request):
         length = len(self.tokens)
         budget = self.max_new_tokens - self.tokens.generated_length
         return min(budget, max_seq_len - length)
+
+
+def _identity(model_name: str, attention_ratio: float | None) -> str:
+    """Returns a name that differs where cached keys do."""
+    if attention_ratio is None:
+        return model_name
+    return f"{model_name} attending to {attention_ratio}"
