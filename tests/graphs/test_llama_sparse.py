@@ -33,7 +33,7 @@ def served() -> Served:
 
 
 @pytest.fixture(scope="module")
-def prompts(served: Served) -> list[list[int]]:
+def prompts() -> list[list[int]]:
     rng = np.random.default_rng(7)
     shared = rng.integers(3, 512, 40).tolist()
     return [(shared + rng.integers(3, 512, n).tolist())[:n] for n in LENGTHS]
