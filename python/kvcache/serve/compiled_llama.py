@@ -56,6 +56,7 @@ class CompiledLlama:
             device=DeviceRef.from_device(device),
             quantization=params.quantization,
             compute_dtype=DType.float32 if params.quantization else None,
+            summaries=params.summaries,
         )
 
     @property
