@@ -152,7 +152,7 @@ class SummaryDevice:
         return pages, slice(None), places
 
     def _keys(self, row: Sequence[int], blocks: Array) -> Array:
-        """Returns keys as numbers, `[blocks, layers, heads, block_size, head_dim]`."""
+        """Returns keys, `[blocks, layers, heads, block_size, head_dim]`."""
         size = self.block_size
         positions = blocks[:, None] * size + np.arange(size)
         place = self._place(row, positions)
