@@ -12,9 +12,11 @@ from hypothesis.stateful import (
     rule,
 )
 
+from flaky_pools import FlakyCopies
 from kvcache import InsufficientPagesError, Request
 from kvcache.core.interface import Move
 from kvcache.quantization import Quantization
+from kvcache.spec import pages_for
 from managers import make_replicas, pages
 from summary_device import BLOCK_SIZE, SummaryDevice, summaries_of
 
@@ -37,6 +39,8 @@ EVENTS = (
     "copied_pages",
     "evicted_pages",
     "h2d_blocks_copied",
+    "failed_loads",
+    "failed_offloads",
 )
 KINDS: list[dict[str, Any]] = [{}, {}, INT8, {**INT8, "n_kv_heads": 4}]
 
@@ -47,8 +51,8 @@ class SummariesMachine(RuleBasedStateMachine):
     @initialize(
         replicas=st.sampled_from([1, 1, 2]),
         shards=st.sampled_from([1, 1, 2]),
-        num_pages=st.integers(4, 8) | st.just(30),
-        host_pages=st.sampled_from([0, 3, 12]),
+        room=st.sampled_from([1, 1, 1, 2, 6]),
+        host_pages=st.sampled_from([0, 12, 12, 20]),
         page_size=st.sampled_from([16, 32, 32, 64]),
         min_partial=st.sampled_from([None, 1, 1, 9]),
         kind=st.sampled_from(KINDS),
@@ -57,12 +61,13 @@ class SummariesMachine(RuleBasedStateMachine):
         self,
         replicas,
         shards,
-        num_pages,
+        room,
         host_pages,
         page_size,
         min_partial,
         kind,
     ) -> None:
+        num_pages = room * pages_for(LONGEST, page_size)
         self.manager = make_replicas(
             replicas,
             shards,
@@ -84,6 +89,7 @@ class SummariesMachine(RuleBasedStateMachine):
                 parts = shard.parts(num_pages, host_pages, is_on_host=True)
                 for part in parts[-2:]:
                     part.to_numpy()[...] = np.nan
+        self.flaky = FlakyCopies(self.manager)
         self.requests: list[Request] = []
 
     def home(self, request: Request) -> int:
@@ -217,14 +223,21 @@ class SummariesMachine(RuleBasedStateMachine):
         if goes:
             self.compute([request])
 
-    @rule(prompt=PROMPT, data=st.data(), others=st.integers(1, 3))
-    def come_back(self, prompt, data, others) -> None:
+    @rule(
+        length=st.integers(66, 110),
+        data=st.data(),
+        others=st.integers(1, 3),
+        breaks=st.sampled_from([None, None, None, Move.ONLOAD, Move.OFFLOAD]),
+    )
+    def come_back(self, length, data, others, breaks) -> None:
         """Serves a prompt once more after others took its pages."""
+        self.flaky.breaks, prompt = breaks, [0] * length
         for request in list(self.requests):
             self.release(request)
         for salt in [None, "a", "b", "c"][: others + 1]:
             self.serve(prompt, salt, data, False)
         self.serve(prompt, None, data, True)
+        self.flaky.breaks = None
 
     @rule(data=st.data())
     def move(self, data) -> None:

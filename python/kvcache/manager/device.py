@@ -66,7 +66,9 @@ class DevicePool:
     @property
     def scales(self) -> Buffer | None:
         """The pool of scales, if the pages are quantised."""
-        return self._stores[1].pages if self._params.quantization else None
+        if self._params.quantization is None:
+            return None
+        return self._stores[1].pages
 
     @property
     def summaries(self) -> list[Buffer]:

@@ -52,7 +52,8 @@ class RaggedKVCacheInputs(NamedTuple):
         """Returns the first step as graphs that MAX ships take it.
 
         It has the same buffers, and the dispatch metadata of MAX's kernels.
-        These read pages only, and leave summaries as they are.
+        These know pages only: whoever keeps summaries runs what makes them
+        after such a graph, before the next step.
 
         Raises:
             NotOfferedError: If the pages hold latent vectors.
