@@ -12,6 +12,7 @@ from max.driver import Buffer
 from max.dtype import DType
 from max.graph import DeviceRef
 
+from fake_model import FakeRunner
 from host_contents import check_contents_come_back
 from kvcache import KVCacheParams, PagedKVCacheManager, RaggedKVCacheInputs
 from kvcache.core.interface import Move
@@ -28,6 +29,7 @@ from kvcache.ops import CacheInputTypes
 from kvcache.planning.formats import KVFormat
 from kvcache.planning.shape import ModelShape
 from kvcache.quantization import Quantization
+from kvcache.serve import ServingLoop
 from kvcache.summaries import Summaries, SummaryField
 from managers import HOST, claimed, make, make_replicas, pages
 
@@ -208,6 +210,17 @@ def test_a_plan_counts_them() -> None:
     assert kept.summaries is SUMMARIES
     assert kept.bytes_per_page(3) == bare.bytes_per_page(3) + 6 * 52
     assert kept.bytes_per_token(3) == bare.bytes_per_token(3)
+
+
+@KINDS
+def test_a_serving_loop_counts_them_in_its_pages(
+    kind: Mapping[str, Any],
+) -> None:
+    manager = make(kind=kind)
+    runner = FakeRunner(num_pages=10, page_size=16, vocab_size=11)
+    shape = ServingLoop(manager, runner).stats.shape
+    assert shape.bytes_per_page == manager.params.bytes_per_page(3)
+    assert shape.bytes_per_token == manager.params.bytes_per_token(3)
 
 
 def test_a_page_size_of_the_manager_alone_is_checked_as_well() -> None:

@@ -92,6 +92,9 @@ class DevicePool:
     def copy_runs(self, kind: Move, chosen: Sequence[Run]) -> None:
         """Issues copies that do not depend on each other, all in one call.
 
+        Between a GPU and the host each pool is one call, unless its pages are
+        too odd for that.
+
         They come after what was issued on the device, and before what is
         issued there later; see `_await_host`.
         """
