@@ -7,7 +7,7 @@ from typing import Any
 from max.dtype import DType
 from max.graph import BufferValue, StaticDim, TensorValue, Value
 
-from kvcache.cache_types import DTYPES
+from kvcache.cache_types import BLOCK_SIZES, DTYPES
 from kvcache.quantization import (
     LONGEST_LATENT_GROUP,
     Granularity,
@@ -20,8 +20,9 @@ class CacheInputs:
     """The graph values that describe the cache in one step.
 
     Raises:
-        ValueError: If a pool of 8 bits has no scales, or another has some, or
-            pages hold neither keys and values nor one latent a token.
+        ValueError: If a pool of 8 bits has no scales, or another has some,
+            pages hold neither keys and values nor one latent a token, or
+            summaries are not of blocks of these pages.
         TypeError: If a size of a page is symbolic.
     """
 
@@ -30,6 +31,7 @@ class CacheInputs:
     lookup_table: TensorValue
     max_lengths: TensorValue
     kv_scales: BufferValue | None = None
+    summaries: tuple[BufferValue, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_pages()
@@ -39,6 +41,8 @@ class CacheInputs:
             raise ValueError(f"a pool of {dtype.name} wants {wanted}")
         if self.kv_scales is not None:
             self._check_scales(self.kv_scales)
+        for field in self.summaries:
+            self._check_summary(field)
 
     def _check_pages(self) -> None:
         """Refuses pages that hold something else."""
@@ -68,29 +72,59 @@ class CacheInputs:
                 f" got {scales.dtype.name} {shape}"
             )
 
+    def _check_summary(self, field: BufferValue) -> None:
+        """Refuses a summary that is not of blocks of these pages."""
+        if self.is_mla:
+            raise ValueError(f"latents have no summaries, got {field.shape}")
+        shape, pages = list(field.shape), self.kv_blocks.shape
+        blocks = [
+            self.page_size // size
+            for size in BLOCK_SIZES
+            if self.page_size % size == 0
+        ]
+        fits = (
+            len(shape) == 6
+            and [shape[0], shape[1], shape[3]] == [pages[0], pages[2], pages[4]]
+            and shape[2] in blocks
+            and shape[2] == self.summaries[0].shape[2]
+            and all(isinstance(dim, StaticDim) for dim in shape[4:])
+        )
+        if field.dtype not in DTYPES or not fits:
+            of = self.kv_blocks.dtype
+            hint = f"; a pool of {of.name} wants no scales"
+            hint = hint if of in DTYPES else ""
+            raise ValueError(
+                f"a summary must be float32, bfloat16 or float16 [{pages[0]},"
+                f" {pages[2]}, one of {blocks} for all, {pages[4]}, rows,"
+                f" columns], got {field.dtype.name} {shape}{hint}"
+            )
+
     @classmethod
     def of(cls, values: Sequence[Value[Any]]) -> "CacheInputs":
         """Wraps graph inputs whose types came from `CacheInputTypes`.
 
         Args:
-            values: The pool, the lengths, the table, the longest lengths and,
-                if the cache is quantised, the scales.
+            values: The pool, the lengths, the table, the longest lengths, the
+                scales if the cache is quantised, and the summaries.
 
         Raises:
-            ValueError: If there are neither four values nor five, or scales
-                are missing, or one too many.
+            ValueError: If values are missing, or do not fit the pool.
         """
-        if len(values) not in {4, 5}:
+        if len(values) < 4:
             raise ValueError(
-                f"wanted 4 cache inputs, or 5 with scales, got {len(values)}"
+                f"wanted 4 cache inputs, or more with scales and summaries, got"
+                f" {len(values)}"
             )
-        blocks, lengths, table, longest, *scales = values
+        blocks, lengths, table, longest, *further = values
+        pools = [value.buffer for value in further]
+        is_plain = blocks.buffer.dtype in DTYPES
         return cls(
             blocks.buffer,
             lengths.tensor,
             table.tensor,
             longest.tensor,
-            *(value.buffer for value in scales),
+            None if is_plain or not pools else pools.pop(0),
+            tuple(pools),
         )
 
     @property
@@ -147,8 +181,22 @@ class CacheInputs:
         return Granularity.TENSOR
 
     @property
+    def block_size(self) -> int:
+        """Tokens of a block, which each summary is of.
+
+        Raises:
+            ValueError: If there are no summaries.
+        """
+        if not self.summaries:
+            raise ValueError("wanted a cache with summaries, got none")
+        return self.page_size // static_dim(self.summaries[0], 2)
+
+    @property
     def pools(self) -> list[BufferValue]:
-        """The pool and, if there is one, the pool of scales."""
+        """The pool and, if there is one, the pool of scales.
+
+        What reads and writes tokens takes these, and no summaries.
+        """
         scales = [] if self.kv_scales is None else [self.kv_scales]
         return [self.kv_blocks, *scales]
 
@@ -162,7 +210,7 @@ class CacheInputs:
     def values(self) -> list[Value[Any]]:
         """All of them, in the order of `CacheInputTypes`."""
         scales = [] if self.kv_scales is None else [self.kv_scales]
-        return [self.kv_blocks, *self.tables, *scales]
+        return [self.kv_blocks, *self.tables, *scales, *self.summaries]
 
     @property
     def tables(self) -> list[Value[Any]]:

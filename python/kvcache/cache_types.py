@@ -11,12 +11,16 @@ from kvcache.quantization import (
     Granularity,
     Quantization,
 )
+from kvcache.summaries import Summaries
 
 PAGE_SIZES = (16, 32, 64, 128, 256)
 """The page sizes, in tokens, that the kernels take."""
 
 DTYPES = (DType.float32, DType.bfloat16, DType.float16)
 """The types that the kernels compute in: those of queries and of new rows."""
+
+BLOCK_SIZES = PAGE_SIZES
+"""The tokens of a block that summaries may be of."""
 
 POOL_DTYPES = (*DTYPES, *(DType[name] for name in QUANTIZED_DTYPES))
 """The types of a pool's elements."""
@@ -34,8 +38,9 @@ _CPU = DeviceRef.CPU()
 class CacheInputTypes:
     """The types of the graph inputs that describe the cache.
 
-    Iterates in the order of `PagedKVCacheManager.fetch`: four, and the pool of
-    scales if the cache is quantised.
+    Iterates in the order of `PagedKVCacheManager.fetch`: four, the pool of
+    scales if the cache is quantised, and a pool for each field of the
+    summaries.
 
     Args:
         dtype: The element type of the pool.
@@ -51,10 +56,12 @@ class CacheInputTypes:
         is_mla: Whether pages hold one latent a token, of `head_dim` elements,
             and no values. Quantised, they have scales for groups of up to 256
             elements of each token.
+        summaries: What is kept of each block of keys; latents have none.
 
     Raises:
         ValueError: If a size or a dtype is one that the kernels do not take,
-            or `quantization`, `compute_dtype` or `is_mla` do not fit the rest.
+            or `quantization`, `compute_dtype`, `is_mla` or `summaries` do not
+            fit the rest.
     """
 
     dtype: DType
@@ -66,6 +73,7 @@ class CacheInputTypes:
     quantization: Quantization | None = None
     compute_dtype: DType | None = None
     is_mla: bool = False
+    summaries: Summaries | None = None
 
     def __post_init__(self) -> None:
         check_one_of("dtype", self.dtype, POOL_DTYPES)
@@ -87,6 +95,8 @@ class CacheInputTypes:
                 raise ValueError(f"{name} must be positive, got {value}")
         if self.quantization is not None:
             self._scales_per_page(self.quantization)
+        if self.summaries is not None:
+            self._check_summaries(self.summaries)
 
     def _check_latents(self) -> None:
         """Refuses what latents do not have."""
@@ -96,6 +106,14 @@ class CacheInputTypes:
             raise ValueError(
                 f"num_kv_heads must be 1 for latents, got {self.num_kv_heads}"
             )
+
+    def _check_summaries(self, summaries: Summaries) -> None:
+        """Refuses blocks that do not fill a page, or are of latents."""
+        if self.is_mla:
+            raise ValueError(
+                f"summaries must be None for latents, got {summaries}"
+            )
+        summaries.blocks_per_page(self.page_size)
 
     def _check_quantization(self) -> None:
         """Refuses scales or types that do not fit the pool's type."""
@@ -152,6 +170,32 @@ class CacheInputTypes:
         return BufferType(DType.float32, shape, self.device)
 
     @property
+    def kv_summaries(self) -> tuple[BufferType, ...]:
+        """The pool of each field of the summaries; none without.
+
+        `[total_num_pages, num_layers, blocks_per_page, num_kv_heads, rows,
+        columns]`, under the pages' ids.
+        """
+        if self.summaries is None:
+            return ()
+        sizes = {
+            "num_layers": self.num_layers,
+            "page_size": self.page_size,
+            "heads": self.num_kv_heads,
+        }
+        return tuple(
+            BufferType(
+                DType[field.dtype],
+                [
+                    "total_num_pages",
+                    *self.summaries.shape_per_page(field, **sizes),
+                ],
+                self.device,
+            )
+            for field in self.summaries.fields
+        )
+
+    @property
     def scales(self) -> TensorType | None:
         """What a store is given: float32 `[2, heads]` of its layer.
 
@@ -206,10 +250,13 @@ class CacheInputTypes:
         yield self.max_lengths
         if self.kv_scales is not None:
             yield self.kv_scales
+        yield from self.kv_summaries
 
     def __len__(self) -> int:
         """Returns the number of graph inputs."""
-        return 4 if self.quantization is None else 5
+        scales = self.quantization is not None
+        fields = self.summaries.fields if self.summaries else ()
+        return 4 + scales + len(fields)
 
 
 def check_one_of(

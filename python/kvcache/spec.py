@@ -11,6 +11,7 @@ from kvcache.quantization import (
     Granularity,
     Quantization,
 )
+from kvcache.summaries import Summaries
 
 _DTYPE_BYTES = {
     "float64": 8,
@@ -80,6 +81,11 @@ class KVCacheParams:
     Without it, their pages are bytes that mean what the graphs say. The
     kernels of this package want it for such types.
     """
+    summaries: Summaries | None = None
+    """What is kept of each block of keys beside the pages.
+
+    Blocks are part of a page. Latents have none.
+    """
 
     def __post_init__(self) -> None:
         """Keeps the dtype's name and checks every parameter."""
@@ -88,6 +94,7 @@ class KVCacheParams:
         self._check_devices()
         self._check_strategy()
         self._check_quantization()
+        self._check_summaries()
 
     def _check_sizes(self) -> None:
         sizes = ("n_kv_heads", "head_dim", "n_devices", "data_parallel_degree")
@@ -160,6 +167,16 @@ class KVCacheParams:
             self.quantization.check_latents(self.head_dim)
         self.scales_per_page(self.quantization, self.page_size or 1)
 
+    def _check_summaries(self) -> None:
+        if self.summaries is None:
+            return
+        if self.is_mla:
+            raise InvalidParamsError(
+                "summaries want keys of heads, got is_mla=True"
+            )
+        if self.page_size is not None:
+            _blocks_per_page(self.summaries, self.page_size)
+
     @property
     def dtype_bytes(self) -> int:
         """Bytes per element."""
@@ -213,7 +230,8 @@ class KVCacheParams:
     def bytes_per_token(self, num_layers: int) -> int:
         """Returns the bytes of one token over all layers.
 
-        A token's own scales are counted, those of a whole page are not.
+        A token's own scales are counted, those of a whole page are not; nor
+        are summaries, which belong to the blocks of a page.
 
         Args:
             num_layers: Layers of the model.
@@ -234,7 +252,9 @@ class KVCacheParams:
     def bytes_per_page(
         self, num_layers: int, page_size: int | None = None
     ) -> int:
-        """Returns the bytes of one page over all layers, scales included.
+        """Returns the bytes of one page over all layers.
+
+        Its scales and the summaries of its blocks are counted.
 
         Args:
             num_layers: Layers of the model.
@@ -244,7 +264,8 @@ class KVCacheParams:
             Bytes over all devices of one replica.
 
         Raises:
-            InvalidParamsError: If there is no page size.
+            InvalidParamsError: If there is no page size, or blocks do not fill
+                the page.
         """
         tokens = self.page_size if page_size is None else page_size
         if tokens is None:
@@ -257,7 +278,20 @@ class KVCacheParams:
             scales = math.prod(self.scales_per_page(self.quantization, tokens))
             scales *= self.kv_dim * num_layers * self.devices_per_replica
             size += scales * SCALE_BYTES
+        if self.summaries is not None:
+            blocks = _blocks_per_page(self.summaries, tokens) * num_layers
+            heads = self.n_kv_heads_per_device * self.devices_per_replica
+            size += blocks * heads * self.summaries.bytes_per_block()
         return size
+
+
+def _blocks_per_page(summaries: Summaries, page_size: int) -> int:
+    if page_size % summaries.block_size:
+        raise InvalidParamsError(
+            f"summaries want a page_size that blocks of "
+            f"{summaries.block_size} tokens fill, got {page_size}"
+        )
+    return summaries.blocks_per_page(page_size)
 
 
 def _dtype_name(dtype: object) -> str:

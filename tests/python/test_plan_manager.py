@@ -1,5 +1,6 @@
 """A plan says what a manager of the same memory then really allocates."""
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -23,6 +24,7 @@ from kvcache.planning import (
     plan_cache,
 )
 from kvcache.quantization import Granularity, Quantization
+from kvcache.summaries import Summaries, SummaryField
 from managers import HOST, claimed, pages
 
 MHA = ModelShape(num_layers=3, num_kv_heads=4, head_dim=16)
@@ -69,6 +71,7 @@ def buffers(inputs: list[RaggedKVCacheInputs]) -> list[Buffer]:
         found.append(each.blocks)
         if isinstance(each, QuantizedKVCacheInputs):
             found.append(each.scales)
+        found += each.summaries
     return found
 
 
@@ -120,6 +123,35 @@ def test_every_format_is_what_a_manager_allocates(
     # The budget is not a number of pages, so a rounding would show.
     assert plan.page_memory % plan.bytes_per_page
     check_equals_manager(plan)
+
+
+@pytest.mark.parametrize("page_size", [32, 128])
+@pytest.mark.parametrize("shape", [MHA, GQA, HYBRID])
+@pytest.mark.parametrize(
+    "kv_format", [KVFormat("bfloat16"), KVFormat("int8", Quantization())]
+)
+def test_summaries_of_blocks_take_their_share(
+    shape: ModelShape, kv_format: KVFormat, page_size: int
+) -> None:
+    fields = (SummaryField("a", 2, 16), SummaryField("b", 1, 3, "float32"))
+    budget = MemoryBudget(memory=2_000_003, utilization=0.9, n_devices=2)
+    bare, plan = (
+        plan_cache(
+            shape,
+            replace(kv_format, summaries=summaries),
+            budget,
+            page_size=page_size,
+            max_len=300,
+            host_memory=500_000,
+        )
+        for summaries in (None, Summaries(32, fields))
+    )
+    assert plan.page_memory % plan.bytes_per_page
+    check_equals_manager(plan)
+    blocks = page_size // 32 * shape.num_layers * shape.num_kv_heads
+    assert plan.bytes_per_page == bare.bytes_per_page + blocks * (64 + 12)
+    assert plan.bytes_per_token == bare.bytes_per_token
+    assert plan.num_pages == plan.page_memory // plan.bytes_per_page
 
 
 def test_formats_are_all_that_the_manager_has() -> None:

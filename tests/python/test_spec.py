@@ -1,3 +1,4 @@
+from dataclasses import fields, replace
 from typing import Any
 
 import ml_dtypes
@@ -8,6 +9,11 @@ from max.dtype import DType
 from kvcache import KVCacheParams, KVCacheStrategy
 from kvcache.errors import InvalidParamsError
 from kvcache.spec import pages_for
+from kvcache.summaries import Summaries, SummaryField
+
+SUMMARIES = Summaries(
+    32, (SummaryField("a", 3, 64), SummaryField("b", 1, 1, "float32"))
+)
 
 
 def params(**changes: Any) -> KVCacheParams:
@@ -58,6 +64,24 @@ def test_bytes_worked_by_hand() -> None:
     assert params().bytes_per_page(30) == 61_440 * 16
     # Latent: one vector, one head.
     assert params(is_mla=True).bytes_per_token(30) == 7_680
+
+
+def test_summaries_are_the_last_field_and_of_pages() -> None:
+    assert [field.name for field in fields(KVCacheParams)][-1] == "summaries"
+    ours = params(page_size=64, summaries=SUMMARIES)
+    bare = params(page_size=64)
+    # 30 layers * 2 blocks * 4 heads, of 3 * 64 elements of 2 bytes and 4.
+    share = 30 * 2 * 4 * (3 * 64 * 2 + 4)
+    assert ours.bytes_per_page(30) == bare.bytes_per_page(30) + share
+    assert ours.bytes_per_page(30, 32) == (
+        bare.bytes_per_page(30, 32) + share // 2
+    )
+    assert ours.bytes_per_token(30) == bare.bytes_per_token(30)
+    two = replace(ours, n_devices=2)
+    assert two.bytes_per_page(30) == ours.bytes_per_page(30)
+    four = replace(ours, n_devices=4, data_parallel_degree=2)
+    assert four.bytes_per_page(30) == ours.bytes_per_page(30)
+    assert four.copy_as_dp_1() == two
 
 
 def test_tensor_parallel_devices_share_heads() -> None:
@@ -135,6 +159,18 @@ def test_a_latent_is_on_each_device_of_a_replica(degree: int) -> None:
                 "enable_prefix_caching": True,
             },
             "wants host_kvcache_swap_space_gb",
+        ),
+        (
+            {"summaries": SUMMARIES},
+            "page_size that blocks of 32 tokens fill, got 16",
+        ),
+        (
+            {"summaries": SUMMARIES, "page_size": 48},
+            "page_size that blocks of 32 tokens fill, got 48",
+        ),
+        (
+            {"summaries": SUMMARIES, "page_size": 64, "is_mla": True},
+            "summaries want keys of heads, got is_mla=True",
         ),
     ],
 )

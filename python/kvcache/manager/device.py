@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 from max.driver import Buffer, Device, batch_inplace_copy
-from max.dtype import DType
 
 from kvcache.core.interface import Move
-from kvcache.manager.host import host_buffer
 from kvcache.manager.inputs import RaggedKVCacheInputs
 from kvcache.manager.moving import Outcome, Run, carry_out, runs
 from kvcache.manager.quantized_inputs import QuantizedKVCacheInputs
+from kvcache.manager.stores import PageStore, page_parts
+from kvcache.manager.summarised_inputs import with_summaries
 from kvcache.manager.tables import StepTables
 from kvcache.manager.transfer import PageTransfer
 from kvcache.spec import KVCacheParams
@@ -44,14 +44,19 @@ class DevicePool:
     ) -> None:
         """Allocates the pages, those of the device all zeros."""
         self.device = device
+        self._params = params
         self._num_pages = num_pages
         self._stores = [
-            _Store(page, dtype, device, num_pages, num_host_pages)
+            PageStore(
+                page,
+                dtype,
+                device=device,
+                num_pages=num_pages,
+                num_host_pages=num_host_pages,
+            )
             for page, dtype in page_parts(params, num_layers, page_size)
         ]
-        self._transfer: PageTransfer | None = None
-        if transfer and all(transfer.takes(x.pages) for x in self._stores):
-            self._transfer = transfer
+        self._transfer = transfer
 
     @property
     def blocks(self) -> Buffer:
@@ -61,48 +66,61 @@ class DevicePool:
     @property
     def scales(self) -> Buffer | None:
         """The pool of scales, if the pages are quantised."""
-        return self._stores[1].pages if len(self._stores) > 1 else None
+        if self._params.quantization is None:
+            return None
+        return self._stores[1].pages
+
+    @property
+    def summaries(self) -> list[Buffer]:
+        """The pools of summaries, one for each field."""
+        before = 1 if self._params.quantization is None else 2
+        return [each.pages for each in self._stores[before:]]
 
     def inputs(
         self, lengths: Buffer, table: Buffer, longest: Buffer
     ) -> RaggedKVCacheInputs:
         """Returns the pools along with a step's tables."""
-        plain = RaggedKVCacheInputs(self.blocks, lengths, table, longest)
-        if self.scales is None:
-            return plain
-        return QuantizedKVCacheInputs(*plain, self.scales)
+        inputs = RaggedKVCacheInputs(self.blocks, lengths, table, longest)
+        if self.scales is not None:
+            inputs = QuantizedKVCacheInputs(*inputs, self.scales)
+        if self._params.summaries is not None:
+            inputs = with_summaries(
+                inputs, self._params.summaries, self.summaries
+            )
+        return inputs
 
     def copy_runs(self, kind: Move, chosen: Sequence[Run]) -> None:
         """Issues copies that do not depend on each other, all in one call.
 
+        Between a GPU and the host each pool is one call, unless its pages are
+        too odd for that.
+
         They come after what was issued on the device, and before what is
         issued there later; see `_await_host`.
         """
-        if self._transfer is not None and kind is not Move.COPY:
+        own = [self._in_own_buffers(kind, run) for run in chosen]
+        one_by_one = self._stores
+        if (transfer := self._transfer) and kind is not Move.COPY:
+            one_by_one = []
             for each in self._stores:
-                self._transfer.copy(
-                    kind,
-                    each.pages,
-                    each.host_pages,
-                    [self._in_own_buffers(kind, run) for run in chosen],
-                )
-            return
-        batch_inplace_copy(
-            [
-                part
-                for run in chosen
-                for part in self.parts(
-                    run.target, run.count, kind is Move.OFFLOAD
-                )
-            ],
-            [
-                part
-                for run in chosen
-                for part in self.parts(
-                    run.source, run.count, kind is Move.ONLOAD
-                )
-            ],
-        )
+                if transfer.takes(each.pages):
+                    transfer.copy(kind, each.pages, each.host_pages, own)
+                else:
+                    one_by_one.append(each)
+        if one_by_one:
+            to_host, from_host = kind is Move.OFFLOAD, kind is Move.ONLOAD
+            batch_inplace_copy(
+                [
+                    each.part(run.target, run.count, to_host)
+                    for run in own
+                    for each in one_by_one
+                ],
+                [
+                    each.part(run.source, run.count, from_host)
+                    for run in own
+                    for each in one_by_one
+                ],
+            )
         self._await_host()
 
     def copy_from(
@@ -130,10 +148,12 @@ class DevicePool:
         self._await_host()
 
     def _in_own_buffers(self, kind: Move, run: Run) -> Run:
-        """Returns a run between device and host, host pages from 0 on."""
+        """Returns a run with the host's pages numbered from 0 on."""
         if kind is Move.OFFLOAD:
             return replace(run, target=run.target - self._num_pages)
-        return replace(run, source=run.source - self._num_pages)
+        if kind is Move.ONLOAD:
+            return replace(run, source=run.source - self._num_pages)
+        return run
 
     def _await_host(self) -> None:
         """Waits for copies if the pages are on the host.
@@ -147,39 +167,9 @@ class DevicePool:
     def parts(
         self, page: int, count: int, is_on_host: bool = False
     ) -> list[Buffer]:
-        """Returns pages that lie side by side, and the scales they have."""
+        """Returns pages that lie side by side, and all that goes with them."""
         begin = page - self._num_pages if is_on_host else page
         return [each.part(begin, count, is_on_host) for each in self._stores]
-
-
-class _Store:
-    """One buffer of pages on a device, and one on the host if wanted."""
-
-    def __init__(  # noqa: PLR0917  (private, and each is of another type)
-        self,
-        page: tuple[int, ...],
-        dtype: DType,
-        device: Device,
-        num_pages: int,
-        num_host_pages: int,
-    ) -> None:
-        self.pages = Buffer.zeros((num_pages + 1, *page), dtype, device)
-        self._host_pages: Buffer | None = None
-        if num_host_pages:
-            shape = (num_host_pages, *page)
-            self._host_pages = host_buffer(shape, dtype, device)
-
-    @property
-    def host_pages(self) -> Buffer:
-        """The pages that the host keeps."""
-        assert self._host_pages is not None, "there is no host tier"
-        return self._host_pages
-
-    def part(self, begin: int, count: int, is_on_host: bool) -> Buffer:
-        """Returns pages that lie side by side."""
-        pages = self.host_pages if is_on_host else self.pages
-        inner = (slice(None),) * (pages.rank - 1)
-        return pages[slice(begin, begin + count), *inner]
 
 
 class ReplicaPools:
@@ -272,39 +262,6 @@ class ReplicaPools:
     def _copy_runs(self, kind: Move, chosen: Sequence[Run]) -> None:
         for shard in self.shards:
             shard.copy_runs(kind, chosen)
-
-
-def page_shape(
-    params: KVCacheParams, num_layers: int, page_size: int
-) -> tuple[int, ...]:
-    """Returns the shape of one page on one device."""
-    return (
-        params.kv_dim,
-        num_layers,
-        page_size,
-        params.n_kv_heads_per_device,
-        params.head_dim,
-    )
-
-
-def page_parts(
-    params: KVCacheParams, num_layers: int, page_size: int
-) -> list[tuple[tuple[int, ...], DType]]:
-    """Returns shape and type of a page on one device, then of its scales.
-
-    Args:
-        params: Shape of a token's keys and values.
-        num_layers: Layers of the model.
-        page_size: Tokens per page.
-
-    Returns:
-        One pair, or two if the pages are quantised.
-    """
-    parts = [(page_shape(params, num_layers, page_size), DType[params.dtype])]
-    if params.quantization is not None:
-        scales = params.scales_per_page(params.quantization, page_size)
-        parts.append(((params.kv_dim, num_layers, *scales), DType.float32))
-    return parts
 
 
 def _to(device: Device, array: npt.NDArray[np.uint32]) -> Buffer:

@@ -36,10 +36,24 @@ class RaggedKVCacheInputs(NamedTuple):
     uint32 `[num_steps, 2]`.
     """
 
+    @property
+    def summaries(self) -> tuple[Buffer, ...]:
+        """What is kept of each block: a pool for each field of `Summaries`.
+
+        `[num_pages + 1, num_layers, blocks_per_page, num_kv_heads, rows,
+        columns]`, under the same page ids. They come last, behind the scales
+        if the pages are quantised, and live as long as the manager. Only the
+        blocks whose tokens are all cached have a summary; what lies in the
+        place of another one means nothing.
+        """
+        return ()
+
     def per_device(self) -> "KVCacheInputsPerDevice[Buffer, Buffer]":
         """Returns the first step as graphs that MAX ships take it.
 
         It has the same buffers, and the dispatch metadata of MAX's kernels.
+        These know pages only: whoever keeps summaries runs what makes them
+        after such a graph, before the next step.
 
         Raises:
             NotOfferedError: If the pages hold latent vectors.
@@ -60,6 +74,11 @@ class RaggedKVCacheSymbols(NamedTuple):
     """Pages of each request, uint32 `[batch_size, num_columns]`."""
     max_lengths: TensorType
     """Per step left, on the host, uint32 `[steps_remaining, 2]`."""
+
+    @property
+    def summaries(self) -> tuple[BufferType, ...]:
+        """The pools of summaries, which graphs write into; they come last."""
+        return ()
 
 
 class HasRowOffsets(Protocol):

@@ -1,42 +1,22 @@
 """What a graph is fed with when pages are quantised: one buffer more."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from max.driver import Buffer
 from max.graph import BufferType, TensorType
 
 from kvcache.errors import NotOfferedError
+from kvcache.manager.extended import Extended
 from kvcache.manager.inputs import RaggedKVCacheInputs, RaggedKVCacheSymbols
 
 if TYPE_CHECKING:
     from max.nn.kv_cache import KVCacheInputsPerDevice
 
 
-class _Extended:
-    """A named tuple with a field that its base class lacks.
-
-    What reads `_fields` then works for all of them. The type checker knows no
-    named tuple that grows, and is told so: in here that the other base has
-    `_asdict`, below that a tuple of five is one of four for who wants four.
-    """
-
-    __slots__ = ()
-
-    @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self:
-        return cls(*iterable)
-
-    def _replace(self, **changes: Any) -> Self:
-        return type(self)(**{**self._asdict(), **changes})  # type: ignore[attr-defined]
-
-    def __repr__(self) -> str:
-        fields = self._asdict().items()  # type: ignore[attr-defined]
-        parts = ", ".join(f"{name}={value!r}" for name, value in fields)
-        return f"{type(self).__name__}({parts})"
+_SCALES = len(RaggedKVCacheInputs._fields)
 
 
-class QuantizedKVCacheInputs(_Extended, RaggedKVCacheInputs):  # type: ignore[misc]
+class QuantizedKVCacheInputs(Extended, RaggedKVCacheInputs):  # type: ignore[misc]
     """The inputs of a quantised cache: a fifth buffer holds the scales."""
 
     __slots__ = ()
@@ -70,7 +50,7 @@ class QuantizedKVCacheInputs(_Extended, RaggedKVCacheInputs):  # type: ignore[mi
         float32 `[num_pages + 1, 2, num_layers, slots, heads, groups]`; see
         `Quantization.scales_per_page`. It lives as long as the manager.
         """
-        *_, scales = self
+        scales = tuple(self)[_SCALES]
         assert isinstance(scales, Buffer)
         return scales
 
@@ -86,7 +66,7 @@ class QuantizedKVCacheInputs(_Extended, RaggedKVCacheInputs):  # type: ignore[mi
         )
 
 
-class QuantizedKVCacheSymbols(_Extended, RaggedKVCacheSymbols):  # type: ignore[misc]
+class QuantizedKVCacheSymbols(Extended, RaggedKVCacheSymbols):  # type: ignore[misc]
     """The graph types of `QuantizedKVCacheInputs`, in its order."""
 
     __slots__ = ()
@@ -116,6 +96,6 @@ class QuantizedKVCacheSymbols(_Extended, RaggedKVCacheSymbols):  # type: ignore[
     @property
     def scales(self) -> BufferType:
         """The pool of scales, which graphs write into."""
-        *_, scales = self
+        scales = tuple(self)[_SCALES]
         assert isinstance(scales, BufferType)
         return scales

@@ -6,9 +6,10 @@ from max.driver import Device
 from max.dtype import DType
 from max.graph import BufferType, DeviceRef, TensorType
 
-from kvcache.manager.device import page_parts
 from kvcache.manager.inputs import RaggedKVCacheSymbols
 from kvcache.manager.quantized_inputs import QuantizedKVCacheSymbols
+from kvcache.manager.stores import page_parts
+from kvcache.manager.summarised_inputs import with_summaries
 from kvcache.spec import KVCacheParams
 
 
@@ -32,7 +33,7 @@ def ragged_symbols(
     """
     parts = page_parts(params, num_layers, page_size)
     return [
-        _symbols(parts, device, _names(params, place))
+        _symbols(params, parts, device, _names(params, place))
         for place, device in enumerate(devices)
     ]
 
@@ -50,20 +51,25 @@ def _names(params: KVCacheParams, place: int) -> tuple[str, str, str]:
 
 
 def _symbols(
+    params: KVCacheParams,
     parts: Sequence[tuple[tuple[int, ...], DType]],
     device: Device,
     names: tuple[str, str, str],
 ) -> RaggedKVCacheSymbols:
     place, host = DeviceRef.from_device(device), DeviceRef.CPU()
     batch, columns, steps = names
-    blocks, *scales = (
+    blocks, *further = (
         BufferType(dtype, ["total_num_pages", *page], place)
         for page, dtype in parts
     )
-    plain = RaggedKVCacheSymbols(
+    symbols = RaggedKVCacheSymbols(
         blocks=blocks,
         cache_lengths=TensorType(DType.uint32, [batch], place),
         lookup_table=TensorType(DType.uint32, [batch, columns], place),
         max_lengths=TensorType(DType.uint32, [steps, 2], host),
     )
-    return QuantizedKVCacheSymbols(*plain, *scales) if scales else plain
+    if params.quantization is not None:
+        symbols = QuantizedKVCacheSymbols(*symbols, further.pop(0))
+    if params.summaries is not None:
+        symbols = with_summaries(symbols, params.summaries, further)
+    return symbols

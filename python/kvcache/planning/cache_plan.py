@@ -28,7 +28,7 @@ class WindowBound:
     bytes_per_request: int
     """The least bytes of such a request over all layers, its state included.
 
-    Scales that a whole page shares are not counted.
+    Scales that a whole page shares are not counted, nor are summaries.
     """
     max_requests: int
     """More such requests than these fit into no cache of the same budget."""
@@ -70,17 +70,17 @@ class CachePlan:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of a token, those of scales that a page shares left out."""
+        """Bytes of a token, those left out that a page or a block shares."""
         return self.params.bytes_per_token(self.shape.num_layers)
 
     @property
     def bytes_per_page(self) -> int:
-        """Bytes of a page over all layers, scales included."""
+        """Bytes of a page over all layers, scales and summaries included."""
         return self.params.bytes_per_page(self.shape.num_layers, self.page_size)
 
     @property
     def bytes_per_token_per_layer(self) -> float:
-        """Bytes of a token in one layer, with its part of a page's scales."""
+        """Bytes of a token in one layer, with its part of a page's others."""
         slots = self.shape.num_layers * self.page_size
         return self.bytes_per_page / slots
 

@@ -16,6 +16,7 @@ from kvcache.quantization import (
     Quantization,
     group_sizes,
 )
+from kvcache.summaries import Summaries
 
 if TYPE_CHECKING:
     from kvcache.planning.shape import ModelShape
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KVFormat:
-    """An element type, and which elements share a scale."""
+    """An element type, which elements share a scale, and what is summarised."""
 
     dtype: str
     """The element type, by name."""
     quantization: Quantization | None = None
     """Which elements share a scale; None where there are no scales."""
+    summaries: Summaries | None = None
+    """What is kept of each block of keys beside them."""
 
 
 def formats_for(

@@ -131,6 +131,7 @@ class ModelShape:
             n_devices=n_devices,
             is_mla=self.is_mla,
             quantization=kv_format.quantization,
+            summaries=kv_format.summaries,
         )
 
 

@@ -248,9 +248,11 @@ class ServingLoop:
 
 def _cache_shape(manager: "PagedKVCacheManager") -> CacheShape:
     """Reads the sizes of a manager's cache."""
+    params, num_layers = manager.params, manager.num_layers
     return CacheShape(
         page_size=manager.page_size,
-        bytes_per_token=manager.params.bytes_per_token(manager.num_layers),
+        bytes_per_token=params.bytes_per_token(num_layers),
+        bytes_per_page=params.bytes_per_page(num_layers, manager.page_size),
         num_pages=manager.total_num_pages,
         max_seq_len=manager.max_seq_len,
     )

@@ -37,15 +37,12 @@ class CacheShape:
     """Tokens per page."""
     bytes_per_token: int
     """Bytes that one token's keys and values take over all layers."""
+    bytes_per_page: int
+    """Bytes of one page with all that goes with it."""
     num_pages: int
     """Pages that can be handed out."""
     max_seq_len: int
     """The longest sequence, in tokens."""
-
-    @property
-    def bytes_per_page(self) -> int:
-        """Bytes that one page takes."""
-        return self.page_size * self.bytes_per_token
 
 
 @dataclass(slots=True)
