@@ -1,7 +1,7 @@
 """Operators: recorded where a context profiles, and compiled from there."""
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from kvcache.compiler.modes import UNSET, Mode
 from kvcache.compiler.vtensor import FORMAT, vTensor
@@ -25,7 +25,7 @@ class vOp:  # noqa: N801  (the seed's name)
     An instance keeps what its call made, so each call site has its own.
     """
 
-    schedule: ClassVar[Schedule] = Schedule.S
+    schedule: Schedule = Schedule.S
     """How the operator becomes part of a kernel."""
 
     output_format: FORMAT | None
@@ -37,6 +37,7 @@ class vOp:  # noqa: N801  (the seed's name)
         """Has not been called yet."""
         self.output_format = None
         self.output_buffer = None
+        self._recording: list[vOp] | None = None
 
     @property
     def kind(self) -> str:
@@ -57,12 +58,24 @@ class vOp:  # noqa: N801  (the seed's name)
             RuntimeError: If the operator was called in a pipeline before.
         """
         if ctx.mode == Mode.PROFILE:
+            self._check_is_new(ctx)
             return self.profile(*args, ctx=ctx, **kwargs)
         if ctx.mode == Mode.EXECUTE or ctx.mode in {None, UNSET}:
             return self.execute(*args, ctx=ctx, **kwargs)
         raise ValueError(f"Unknown mode {ctx.mode!r}")
 
-    def profile(self, *args: Any, ctx: Any, **kwargs: Any) -> Any:
+    def was_recorded(self, recording: "list[vOp]", output: vTensor) -> None:
+        """Keeps what the call made.
+
+        Args:
+            recording: The context's `op_list`; it stands for one recording.
+            output: What the call makes.
+        """
+        self._recording = recording
+        self.output_format = output._format  # noqa: SLF001
+        self.output_buffer = output
+
+    def profile(self, *args: Any, **kwargs: Any) -> Any:
         """Checks the operands and records the call.
 
         Raises:
@@ -70,7 +83,7 @@ class vOp:  # noqa: N801  (the seed's name)
         """
         raise NotImplementedError(f"{self.kind}: profile is not implemented")
 
-    def execute(self, *args: Any, ctx: Any, **kwargs: Any) -> Any:
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the call.
 
         Raises:
@@ -79,3 +92,11 @@ class vOp:  # noqa: N801  (the seed's name)
         raise NotImplementedError(
             f"{self.kind}: wanted a compiled pipeline, which computes it"
         )
+
+    def _check_is_new(self, ctx: Any) -> None:
+        op_list = getattr(ctx, "op_list", None)
+        if op_list is not None and self._recording is op_list:
+            raise RuntimeError(
+                f"{self.kind}: wanted an operator for each call, got a second "
+                "call of one in the same recording"
+            )
