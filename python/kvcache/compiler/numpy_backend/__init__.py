@@ -1,0 +1,1 @@
+"""Pipelines as NumPy code: what all other backends are compared with."""
