@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvcache.compiler.element_types import ELEMENT_BYTES, element_type
@@ -18,6 +18,10 @@ class vFlow(ABC):  # noqa: N801  (the seed's name)
     fields in `create_cache`, and says in `forward_cache` and
     `forward_indexer` how they are made and used. Both are called once, with
     descriptions of tensors, and recorded.
+
+    What `forward_cache` makes of a block must follow from its keys and
+    values. It may read a field that it makes later, but finds there what the
+    last block in that place left.
     """
 
     block_reserved_bos: int = 1
@@ -89,13 +93,12 @@ class vFlow(ABC):  # noqa: N801  (the seed's name)
             ctx: The context of the indexer side.
         """
 
-    def initialize(
+    def initialize(  # noqa: PLR0917 - the seed's order
         self,
         block_size: int,
         head_dim: int,
         kv_cache_dtype: object,
         q_data_type: object,
-        *,
         intermediate_dtype: object = "bfloat16",
     ) -> None:
         """Fixes sizes and types, and fills `cache_meta_info`.
@@ -178,16 +181,19 @@ class vFlow(ABC):  # noqa: N801  (the seed's name)
         self, block_size: int, head_dim: int
     ) -> dict[str, tuple[int, int]]:
         """The fields of `create_cache`, checked."""
-        declared = dict(self.create_cache(block_size, head_dim))
-        for name, tile in declared.items():
-            if name in {"k", "v"}:
-                raise AssertionError(
-                    f"{type(self).__name__}: wanted create_cache to declare "
-                    f"names other than k and v, got {name!r}"
-                )
-            if len(tile) != 2 or min(tile) < 1:
-                raise InvalidParamsError(
-                    f"{type(self).__name__}: wanted {name} with two positive "
-                    f"extents, got {tile}"
-                )
-        return declared
+        declared = self.create_cache(block_size, head_dim)
+        return {name: self._tile(name, declared[name]) for name in declared}
+
+    def _tile(self, name: str, tile: Sequence[int]) -> tuple[int, int]:
+        """The tile of a declared field, checked."""
+        if name in {"k", "v"}:
+            raise AssertionError(
+                f"{type(self).__name__}: wanted create_cache to declare "
+                f"names other than k and v, got {name!r}"
+            )
+        if len(tile) != 2 or min(tile) < 1:
+            raise InvalidParamsError(
+                f"{type(self).__name__}: wanted {name} with two positive "
+                f"extents, got {tile}"
+            )
+        return tile[0], tile[1]

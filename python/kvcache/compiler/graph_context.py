@@ -135,12 +135,6 @@ class GraphContext(ContextBase):
         known = 0 <= index < len(self.tensor_list)
         return known and self.tensor_list[index] is tensor
 
-    def was_read(self, tensor: vTensor) -> bool:
-        """Returns whether an operator has read a tensor."""
-        return any(
-            tensor.tensor_id in read for read in self.op_to_input_tensor_list
-        )
-
     def _check_overwrite(self, *, overwrite: bool) -> None:
         if self._created and not overwrite:
             raise RuntimeError(

@@ -1,5 +1,8 @@
 """Calls a flow once and records what it does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from kvcache.compiler.cache.context import Context as CacheContext
@@ -13,35 +16,23 @@ def record_cache(flow: vFlow, ctx: CacheContext) -> None:
     """Records how a flow makes its summaries.
 
     What the context had recorded is forgotten. Tensors 0 and on are the
-    declared fields, then `k` and `v`. The context ends in execute mode.
+    declared fields, then `k` and `v`. The context ends in execute mode. If
+    anything raises, the context has recorded nothing and has its old mode.
 
     Args:
-        flow: The flow; initialised with the context's sizes, or not yet, and
-            then it is with the context's `vortex_dtype` for all types.
+        flow: The flow. Unless it is initialised for the context's sizes, it
+            is now: with the types that it has, or with `vortex_dtype`.
         ctx: The context, created.
 
     Raises:
         RuntimeError: If the context is not created, or a declared field is
             not made.
-        ValueError: If the flow was initialised with other sizes.
         AssertionError: If operands of an operator do not fit, by its name.
     """
-    _prepare(flow, ctx)
-    fields = _add_fields(flow, ctx)
-    ctx.profile()
-    flow.forward_cache(fields, np.empty(0, np.int64), ctx)
-    made = ctx.output_tensor_to_op_list
-    unmade = [
-        name
-        for name, tensor in fields.items()
-        if name not in {"k", "v"} and made[tensor.tensor_id] is None
-    ]
-    if unmade:
-        raise RuntimeError(
-            f"{type(flow).__name__}: wanted forward_cache to make every "
-            f"declared field, got none for {', '.join(unmade)}"
-        )
-    ctx.execute()
+    with _recording(flow, ctx):
+        fields = _add_fields(flow, ctx)
+        flow.forward_cache(fields, np.empty(0, np.int64), ctx)
+        _check_all_made(flow, ctx, fields)
 
 
 def record_indexer(
@@ -51,7 +42,9 @@ def record_indexer(
 
     What the context had recorded is forgotten. Tensors 0 and on are the
     declared fields, then `k`, `v`, `q` and `o`. The context ends in execute
-    mode. What the flow reserves and its `topk_val` become the context's.
+    mode; what it reserves and chooses at least is no less than what the flow
+    says. If anything raises, the context has recorded nothing and has its old
+    mode.
 
     Args:
         flow: As in `record_cache`.
@@ -61,52 +54,75 @@ def record_indexer(
 
     Raises:
         RuntimeError: If the context is not created, or `topK` is not called.
-        ValueError: If the flow was initialised with other sizes.
         AssertionError: If operands of an operator do not fit, by its name.
     """
-    _prepare(flow, ctx)
-    fields = _add_fields(flow, ctx)
-    group = ctx.group_size if group_size is None else group_size
-    q = ctx.add_tensor(
-        (group, ctx.head_dim),
-        flow.q_data_type or ctx.vortex_dtype,
-        FORMAT.BATCHED,
-        name="q",
-    )
-    o = ctx.add_tensor((1, 1), "int32", FORMAT.RAGGED, name="o")
-    ctx.profile()
-    flow.forward_indexer(q, o, fields, ctx)
-    if ctx.output_tensor_to_op_list[o.tensor_id] is None:
-        raise RuntimeError(
-            f"{type(flow).__name__}: wanted forward_indexer to call topK, "
-            "got no call"
+    with _recording(flow, ctx):
+        fields = _add_fields(flow, ctx)
+        group = ctx.group_size if group_size is None else group_size
+        q = ctx.add_tensor(
+            (group, ctx.head_dim),
+            flow.q_data_type or ctx.vortex_dtype,
+            FORMAT.BATCHED,
+            name="q",
         )
-    ctx.block_reserved_bos = flow.block_reserved_bos
-    ctx.block_reserved_eos = flow.block_reserved_eos
-    ctx.topk_val = max(ctx.topk_val, flow.topk_val)
+        o = ctx.add_tensor((1, 1), "int32", FORMAT.RAGGED, name="o")
+        flow.forward_indexer(q, o, fields, ctx)
+        if ctx.output_tensor_to_op_list[o.tensor_id] is None:
+            raise RuntimeError(
+                f"{type(flow).__name__}: wanted forward_indexer to call topK, "
+                "got no call"
+            )
+    for name in ("block_reserved_bos", "block_reserved_eos", "topk_val"):
+        setattr(ctx, name, max(getattr(ctx, name), getattr(flow, name)))
+
+
+@contextmanager
+def _recording(
+    flow: vFlow, ctx: CacheContext | IndexerContext
+) -> Iterator[None]:
+    """Clears a context and lets operators be recorded in it."""
+    ctx.assert_created()
+    sizes = (ctx.block_size, ctx.head_dim)
+    if (flow.block_size, flow.head_dim) != sizes:
+        default = ctx.vortex_dtype
+        flow.initialize(
+            *sizes,
+            flow.kv_cache_dtype or default,
+            flow.q_data_type or default,
+            flow.intermediate_dtype or default,
+        )
+    mode = ctx.mode
+    ctx.reset_graph()
+    ctx.profile()
+    try:
+        yield
+    except BaseException:
+        ctx.reset_graph()
+        ctx.mode = mode
+        raise
     ctx.execute()
 
 
-def _prepare(flow: vFlow, ctx: CacheContext | IndexerContext) -> None:
-    """Clears the context, and lets the flow know its sizes."""
-    ctx.assert_created()
-    wanted = (ctx.block_size, ctx.head_dim)
-    if flow.cache_meta_info is None:
-        dtype = ctx.vortex_dtype
-        flow.initialize(*wanted, dtype, dtype, intermediate_dtype=dtype)
-    elif (flow.block_size, flow.head_dim) != wanted:
-        raise ValueError(
-            f"wanted a flow of block_size and head_dim {wanted}, got "
-            f"{(flow.block_size, flow.head_dim)}"
-        )
-    ctx.reset_graph()
-
-
 def _add_fields(flow: vFlow, ctx: GraphContext) -> dict[str, vTensor]:
-    described: dict[str, tuple[tuple[int, int], str]] = (
-        flow.cache_meta_info or {}
-    )
+    assert flow.cache_meta_info is not None, "initialize() makes it"
     return {
         name: ctx.add_tensor(tile, dtype, FORMAT.PAGED, name=f"cache[{name!r}]")
-        for name, (tile, dtype) in described.items()
+        for name, (tile, dtype) in flow.cache_meta_info.items()
     }
+
+
+def _check_all_made(
+    flow: vFlow, ctx: CacheContext, fields: dict[str, vTensor]
+) -> None:
+    """Refuses a field that would keep what the pool began with."""
+    makers = ctx.output_tensor_to_op_list
+    unmade = [
+        name
+        for name, tensor in fields.items()
+        if name not in {"k", "v"} and makers[tensor.tensor_id] is None
+    ]
+    if unmade:
+        raise RuntimeError(
+            f"{type(flow).__name__}: wanted forward_cache to make every "
+            f"declared field, got none for {', '.join(unmade)}"
+        )

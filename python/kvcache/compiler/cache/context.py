@@ -78,6 +78,8 @@ class Context(GraphContext):
         self._check_overwrite(overwrite=overwrite)
         fields = shared_fields(parent, model_runner, side="cache")
         pages = positive("num_pages", parent.num_pages)
+        tokens = model_runner.server_args.max_prefill_tokens
+        requests = model_runner.req_to_token_pool.size
         self._fill(
             fields
             | {
@@ -85,8 +87,8 @@ class Context(GraphContext):
                 "total_num_blocks": pages * fields["num_blocks_per_page"],
                 "head_num": positive("head_num", parent.head_num),
                 "max_new_tokens_per_batch": max(
-                    model_runner.server_args.max_prefill_tokens,
-                    model_runner.req_to_token_pool.size,
+                    positive("max_prefill_tokens", tokens),
+                    positive("req_to_token_pool.size", requests),
                 ),
             }
         )

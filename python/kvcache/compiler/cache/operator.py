@@ -88,11 +88,7 @@ class CacheOp(TileOp):
     def _require_output(
         self, ctx: Context, read: list[vTensor], output: vTensor, tile: Tile
     ) -> None:
-        """Checks a tensor that the caller gives as output.
-
-        One that was read already keeps its readers right only if nothing
-        makes it later, and keys and values are the caller's.
-        """
+        """Checks a tensor that the caller gives as output."""
         self.require(
             isinstance(output, vTensor),
             f"wanted output to be a vTensor, got {type(output).__name__}",
@@ -111,11 +107,6 @@ class CacheOp(TileOp):
         self.require(
             name not in _KEYS_AND_VALUES,
             f"wanted output to be a declared field, got {name}",
-        )
-        self.require(
-            not (ctx.was_read(output) or any(x is output for x in read)),
-            "wanted output to be a tensor that nothing has read, got "
-            f"{name or output}",
         )
         for each in read:
             self.require_same_device(each, output)

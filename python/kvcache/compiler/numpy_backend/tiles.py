@@ -65,3 +65,20 @@ def _numpy_type(dtype: str) -> Any:
             f"wanted the package ml_dtypes to read bits as {dtype}"
         ) from None
     return getattr(ml_dtypes, dtype)
+
+
+def scratch(
+    old: Tiles | None, rows: int, tile: tuple[int, int], like: Array
+) -> Tiles:
+    """Returns an array between kernels: the old one, if it is large enough.
+
+    Args:
+        old: The array of an earlier step, or None.
+        rows: Rows that are wanted, at least.
+        tile: Extents inside a row.
+        like: Any array of the step.
+    """
+    del like
+    if old is not None and len(old) >= rows:
+        return old
+    return np.full((rows, *tile), np.nan, np.float32)
