@@ -84,6 +84,7 @@ def score_kernel[
         max(1, WARPS * teams * Flow.kept),
         Float32,
         address_space=AddressSpace.SHARED,
+        alignment=16,
     ]()
     flow.score_gpu(
         Team[Flow.lanes](),

@@ -89,6 +89,7 @@ def summarise_kernel[
         max(1, WARPS * teams * Flow.kept),
         Float32,
         address_space=AddressSpace.SHARED,
+        alignment=16,
     ]()
     var warp_index = Int(thread_idx.x) // WARP_SIZE
     var team_index = Int(thread_idx.x) % WARP_SIZE // Flow.lanes

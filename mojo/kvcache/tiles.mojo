@@ -6,6 +6,7 @@ rounds. Offsets count elements and are 64-bit.
 
 from std.memory import AddressSpace
 from std.sys import align_of, size_of
+from std.sys.info import is_gpu
 
 from .vectors import GPU_VECTOR_BYTES
 
@@ -19,9 +20,12 @@ def vector_alignment[dtype: DType, width: Int]() -> Int:
         width: The elements of a vector, a power of two.
 
     Returns:
-        The bytes.
+        The bytes: those of a GPU's load, and on the CPU of an element.
     """
-    return min(width * size_of[dtype](), GPU_VECTOR_BYTES)
+    comptime if is_gpu():
+        return min(width * size_of[dtype](), GPU_VECTOR_BYTES)
+    else:
+        return align_of[Scalar[dtype]]()
 
 
 struct Tile[

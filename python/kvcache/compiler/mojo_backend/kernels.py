@@ -119,7 +119,7 @@ def _body(
         head.line("var team = Team[1]()")
     if lanes == 1 and passes.kept:
         head.line(
-            f"var kept = stack_allocation[{passes.kept}, Float32]()"
+            f"var kept = stack_allocation[{passes.kept}, Float32, alignment=32]()"
             ".unsafe_origin_cast[MutUntrackedOrigin]()"
         )
     if lanes == 1 and "is_there" in code.text():
