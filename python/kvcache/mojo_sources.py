@@ -112,17 +112,33 @@ def _compile(
     package: Path, target: Path, arguments: Callable[[Path, Path], list[str]]
 ) -> None:
     """Compiles beside the target, then renames: no one sees half a file."""
-    from mojo.run import subprocess_run_mojo
-
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         # The compiler takes the package's name from the file's.
         staged = Path(temporary) / target.name
-        run: subprocess.CompletedProcess[str] = subprocess_run_mojo(
-            arguments(package, staged),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode != 0:
-            raise MojoCompileError(f"{package} does not compile: {run.stderr}")
+        _run(package, arguments(package, staged))
         staged.replace(target)
+
+
+def precompile(package: Path, target: Path, *, include: Path) -> None:
+    """Precompiles a package that imports another one.
+
+    Args:
+        package: The folder of its sources.
+        target: The `.mojoc` file to write, of the package's name.
+        include: The folder of what it imports, precompiled.
+
+    Raises:
+        MojoCompileError: If it does not compile.
+    """
+    arguments = _precompile_arguments(package, target)
+    _run(package, [*arguments, "-I", str(include)])
+
+
+def _run(package: Path, arguments: list[str]) -> None:
+    from mojo.run import subprocess_run_mojo
+
+    run: subprocess.CompletedProcess[str] = subprocess_run_mojo(
+        arguments, capture_output=True, text=True, check=False
+    )
+    if run.returncode != 0:
+        raise MojoCompileError(f"{package} does not compile: {run.stderr}")

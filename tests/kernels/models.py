@@ -221,7 +221,11 @@ def kernels_on(
 
 
 def loaded(
-    device: Device, mef_name: str, build: "Callable[[], Module]"
+    device: Device,
+    mef_name: str,
+    build: "Callable[[], Module]",
+    *,
+    extensions: Callable[[], list[Path]] = list,
 ) -> CompiledKernels:
     """Compiles a module, asserts on, or loads what a file has of it.
 
@@ -229,6 +233,7 @@ def loaded(
         device: Where its graphs run.
         mef_name: The file in the folder of compiled graphs, if there is one.
         build: Builds the module.
+        extensions: Compiles what it needs beside the package.
     """
     session = InferenceSession(devices=[device])
     session.set_mojo_assert_level(AssertLevel.ALL)
@@ -238,6 +243,7 @@ def loaded(
         from kvcache.ops import precompiled_package
 
         models = session.load_all(
-            build(), custom_extensions=[precompiled_package()]
+            build(),
+            custom_extensions=[precompiled_package(), *extensions()],
         )
     return CompiledKernels(models, device)

@@ -1,0 +1,65 @@
+"""Computes the kernels of a flow's indexer, on the CPU."""
+
+from .block_tables import BlockTables
+from .parallel import parallel_ranges
+from .request_place import RequestPlace
+
+
+trait CpuScorer(ImplicitlyCopyable):
+    """One kernel of a compiled flow, for one sequence and key-value head."""
+
+    def score_cpu(self, at: RequestPlace):
+        """Computes the tiles of the sequence's scored blocks.
+
+        Args:
+            at: The sequence and head.
+        """
+        ...
+
+
+def score_cpu[
+    Flow: CpuScorer, page_size: Int, block_size: Int, //
+](
+    flow: Flow,
+    tables: BlockTables[page_size, block_size],
+    *,
+    num_kv_heads: Int,
+    layer: Int,
+) raises:
+    """Computes a kernel for the sequences of one new token, over the cores.
+
+    Parameters:
+        Flow: The compiled kernel.
+        page_size: The tokens per page.
+        block_size: The tokens per block.
+
+    Args:
+        flow: What to do for a sequence and head.
+        tables: The step.
+        num_kv_heads: The key-value heads held on this device.
+        layer: The layer.
+
+    Raises:
+        If a task fails.
+    """
+
+    def score(begin: Int, end: Int) raises {imm}:
+        for item in range(begin, end):
+            var seq, head = divmod(item, num_kv_heads)
+            var num_blocks = tables.num_scored(seq)
+            if num_blocks > 0:
+                flow.score_cpu(
+                    RequestPlace(
+                        seq=seq,
+                        head=head,
+                        layer=layer,
+                        row=tables.query_row(seq),
+                        num_blocks=num_blocks,
+                    )
+                )
+
+    parallel_ranges(
+        score,
+        num_items=Int(tables.batch.batch_size) * num_kv_heads,
+        grain=1,
+    )

@@ -1,0 +1,268 @@
+"""Writes the structs of a flow: a summariser, and the kernels of a scorer."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvcache.compiler.mojo_backend.bindings import Bindings
+from kvcache.compiler.mojo_backend.code import Code
+from kvcache.compiler.mojo_backend.domain import Domain
+from kvcache.compiler.mojo_backend.pipeline import Pipeline
+from kvcache.compiler.mojo_backend.stages import Passes
+
+WARP = 32
+"""The lanes of a warp."""
+
+MOST_KEPT = 11 * 1024
+"""The numbers that a team keeps in shared memory at most: of the 48 KiB of a
+block, what tables leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelText:
+    """A struct of the generated module."""
+
+    name: str
+    """The struct."""
+    text: str
+    """Its definition."""
+    members: tuple[str, ...]
+    """Its members, in the order of its initialiser."""
+    is_per_block: bool = True
+    """Whether it computes something for each block."""
+
+
+def summariser(pipeline: Pipeline, bindings: Bindings) -> KernelText:
+    """Writes what makes the summaries of a block and head."""
+    tensors = (*pipeline.leaves, *pipeline.stores)
+    cpu, gpu = _bodies(pipeline, (16, 8, 4), bindings, None)
+    text = _struct("Summarise", tensors, bindings, kept=gpu.kept, gpu=gpu)
+    text += _method("summarise_cpu(self, place: BlockPlace)", cpu.text)
+    text += _method(
+        "summarise_gpu(self, team: Team[Self.lanes], place: BlockPlace, "
+        "is_there: Bool, kept: Shared[Float32])",
+        gpu.text,
+    )
+    return KernelText("Summarise", text, _members(tensors, bindings))
+
+
+def scorer(
+    name: str, pipeline: Pipeline, bindings: Bindings
+) -> KernelText:
+    """Writes a kernel that goes through the blocks of a sequence and head."""
+    tensors = (*pipeline.leaves, *pipeline.stores)
+    is_per_block = any(not bindings.is_request(x) for x in pipeline.stores)
+    cpu, gpu = _bodies(pipeline, (4, 8, 16), bindings, is_per_block)
+    text = _struct(name, tensors, bindings, kept=gpu.kept, gpu=gpu)
+    text += _method("score_cpu(self, at: RequestPlace)", cpu.text)
+    text += _method(
+        "score_gpu(self, team: Team[Self.lanes], at: RequestPlace, *, "
+        "first: Int, index: Int, step: Int, kept: Shared[Float32])",
+        gpu.text,
+    )
+    members = ("tables", *_members(tensors, bindings))
+    return KernelText(name, text, members, is_per_block)
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    text: str
+    lanes: int
+    kept: int
+
+
+def _bodies(
+    pipeline: Pipeline,
+    lanes: Sequence[int],
+    bindings: Bindings,
+    is_per_block: bool | None,
+) -> tuple[_Body, _Body]:
+    """Returns the body for the CPU, and that for a GPU."""
+    cpu = _body(pipeline, 1, bindings, is_per_block)
+    for count in (*lanes, WARP):
+        gpu = _body(pipeline, count, bindings, is_per_block)
+        if gpu.kept == 0 and _fits(pipeline, count, is_score=lanes[0] == 4):
+            return cpu, gpu
+    gpu = _body(pipeline, WARP, bindings, is_per_block)
+    if gpu.kept > MOST_KEPT:
+        raise NotImplementedError(
+            f"wanted a flow that keeps at most {MOST_KEPT} numbers of a block "
+            f"between its operators, got {gpu.kept}"
+        )
+    return cpu, gpu
+
+
+def _fits(pipeline: Pipeline, lanes: int, *, is_score: bool) -> bool:
+    """Whether a team's lanes all have work, and none too much."""
+    tiles = [pipeline.tensors[x].tile for x in pipeline.leaves]
+    columns = max((tile[1] for tile in tiles), default=1)
+    vectors = Domain(1, columns, lanes).vectors
+    if is_score:
+        return vectors <= 2 * lanes
+    return vectors >= lanes or lanes == 4
+
+
+def _body(
+    pipeline: Pipeline,
+    lanes: int,
+    bindings: Bindings,
+    is_per_block: bool | None,
+) -> _Body:
+    code = Code()
+    passes = Passes(code, pipeline, lanes)
+    if is_per_block is None:
+        _summarise(passes, bindings)
+    else:
+        _score(passes, bindings, is_per_block=is_per_block)
+    head = Code()
+    if lanes == 1 and "team." in code.text():
+        head.line("var team = Team[1]()")
+    if lanes == 1 and passes.kept:
+        head.line(
+            f"var kept = stack_allocation[{passes.kept}, Float32, alignment=32]()"
+            ".unsafe_origin_cast[MutUntrackedOrigin]()"
+        )
+    if lanes == 1 and "is_there" in code.text():
+        head.line("comptime is_there = True")
+    for width, chunk in sorted(set(_COLUMN.findall(code.text()))):
+        head.line(
+            f"var column_{width}_{chunk} = team.column[{width}]({chunk})"
+        )
+    return _Body(head.text().strip("\n") + "\n" + code.text(), lanes, passes.kept)
+
+
+_COLUMN = re.compile(r"\bcolumn_(\d+)_(\d+)\b")
+
+
+def _summarise(passes: Passes, bindings: Bindings) -> None:
+    pipeline, code = passes.pipeline, passes.code
+    if passes.lanes > 1:
+        passes.sync_rounds()
+    _name_leaves(passes, bindings, pipeline.leaves, None)
+    passes.declare_memory()
+    passes.compute(of_request=False)
+    _store(passes, bindings, pipeline.stores, None, condition="is_there")
+
+
+def _score(passes: Passes, bindings: Bindings, *, is_per_block: bool) -> None:
+    pipeline, code = passes.pipeline, passes.code
+    requests = [x for x in pipeline.leaves if bindings.is_request(x)]
+    blocks = [x for x in pipeline.leaves if not bindings.is_request(x)]
+    passes.declare_memory()
+    _name_leaves(passes, bindings, requests, None)
+    passes.compute(of_request=True)
+    stores = [x for x in pipeline.stores if bindings.is_request(x)]
+    if stores:
+        condition = "first == 0 and index == 0" if passes.lanes > 1 else None
+        _store(passes, bindings, stores, None, condition=condition)
+    if not is_per_block:
+        return
+    stores = [x for x in pipeline.stores if not bindings.is_request(x)]
+    head = "for block in range(at.num_blocks):"
+    if passes.lanes > 1:
+        head = "for base in range(first, at.num_blocks, step):"
+    with code.block(head):
+        if passes.lanes > 1:
+            code.line("var is_there = base + index < at.num_blocks")
+            code.line("var block = min(base + index, at.num_blocks - 1)")
+            passes.sync_rounds()
+        if any(bindings.name(x) for x in blocks):
+            code.line(
+                "var place = self.tables.place("
+                "at.seq, block, layer=at.layer, head=at.head)"
+            )
+        _name_leaves(passes, bindings, blocks, "block")
+        passes.compute(of_request=False)
+        _store(passes, bindings, stores, "block", condition="is_there")
+
+
+def _name_leaves(
+    passes: Passes,
+    bindings: Bindings,
+    leaves: Sequence[int],
+    block: str | None,
+) -> None:
+    for each in leaves:
+        name = f"leaf_{bindings.name(each) or each}"
+        if name in passes.values.leaves.values():
+            name = f"{name}_{each}"
+        passes.code.line(f"var {name} = {bindings.tile(each, block=block)}")
+        passes.values.leaves[each] = name
+
+
+def _store(
+    passes: Passes,
+    bindings: Bindings,
+    stores: Sequence[int],
+    block: str | None,
+    *,
+    condition: str | None,
+) -> None:
+    """Stores tensors; of several contents of one field the last."""
+    last = {bindings.name(x) or x: x for x in stores}
+    for each in last.values():
+        target = passes.code.name("to")
+        text = f"var {target} = {bindings.tile(each, block=block)}"
+        if passes.lanes == 1 or condition is None:
+            passes.code.line(text)
+            passes.store(each, target)
+            continue
+        with passes.code.block(f"if {condition}:"):
+            passes.code.line(text)
+            passes.store(each, target)
+
+
+def _members(
+    tensors: Sequence[int], bindings: Bindings
+) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(bindings.member(x) for x in tensors))
+
+
+def _struct(
+    name: str,
+    tensors: Sequence[int],
+    bindings: Bindings,
+    *,
+    kept: int,
+    gpu: _Body,
+) -> str:
+    is_summariser = name == "Summarise"
+    side = "Summariser" if is_summariser else "Scorer"
+    q_dtype = "" if is_summariser else "q_dtype: DType, "
+    types = {bindings.member(x): bindings.member_type(x) for x in tensors}
+    if not is_summariser:
+        block = bindings.program.block_size
+        types = {"tables": f"BlockTables[Self.page_size, {block}]"} | types
+    lines = [
+        f"struct {name}[",
+        f"    {q_dtype}dtype: DType, page_size: Int, num_kv_heads: Int,",
+        "    quantization: Quantization,",
+        f"](Cpu{side}, Gpu{side}):",
+        "    comptime device_type: AnyType = Self",
+        f"    comptime lanes = {gpu.lanes}",
+        f"    comptime kept = {kept}",
+        "",
+        *(f"    var {member}: {type_}" for member, type_ in types.items()),
+        "",
+        "    def __init__(",
+        "        out self,",
+        *(f"        {member}: {type_}," for member, type_ in types.items()),
+        "    ):",
+        *(f"        self.{member} = {member}" for member in types),
+        "",
+        "    def _to_device_type(",
+        "        self, mut encoder: Some[DeviceTypeEncoder], "
+        "target: MutOpaquePointer[_]",
+        "    ):",
+        "        encoder.encode(self, target)",
+        "",
+        "    @staticmethod",
+        "    def get_type_name() -> String:",
+        f'        return "{name}"',
+        "",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _method(head: str, body: str) -> str:
+    return f"    @always_inline\n    def {head}:\n{body}\n"

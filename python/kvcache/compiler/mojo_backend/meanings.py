@@ -1,0 +1,107 @@
+"""What operators are called in the Mojo runtime, and how they reduce."""
+
+from dataclasses import dataclass
+
+from kvcache.compiler.mojo_backend.code import number
+from kvcache.compiler.program import Node
+
+UNARY = {
+    "Relu": "relu",
+    "Silu": "silu",
+    "Sigmoid": "sigmoid",
+    "Add_Mul": "affine",
+    "Abs": "absolute",
+    "Log": "logarithm",
+    "Exp": "exponential",
+}
+"""Functions of `tile_arithmetic`, of an element and two constants."""
+
+COMPARISONS = {
+    "WhereEqual": "eq",
+    "WhereNotEqual": "ne",
+    "WhereGreater": "gt",
+    "WhereGreaterEqual": "ge",
+    "WhereLess": "lt",
+    "WhereLessEqual": "le",
+}
+"""Methods that compare elements."""
+
+PRODUCTS = ("GeMM", "GeMV")
+
+OVER_BLOCKS = {
+    "Softmax": "SOFTMAX",
+    "Normalize": "NORMALIZE",
+    "Mean": "MEAN",
+    "Max": "MAX",
+    "Min": "MIN",
+    "L2Norm": "L2_NORM",
+    "Sum": "SUM",
+}
+"""Kinds of `over_blocks`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """How elements become one."""
+
+    first: str
+    """What is there before the first element."""
+    step: str
+    """The result so far with an element more, of `{a}` and `{x}`."""
+    across: str
+    """A method of `Team`, and of vectors behind `reduce_`."""
+    last: str = "{a}"
+    """The result, of `{a}` and the count `{n}`."""
+
+
+_SUM = Folding("0", "{a} + {x}", "sum")
+FOLDINGS = {
+    "Sum": _SUM,
+    "Mean": Folding("0", "{a} + {x}", "sum", "{a} / {n}"),
+    "L2Norm": Folding("0", "{x}.fma({x}, {a})", "sum", "sqrt({a})"),
+    "Max": Folding("-inf[DType.float32]()", "max({a}, {x})", "max"),
+    "Min": Folding("inf[DType.float32]()", "min({a}, {x})", "min"),
+}
+"""Reductions, and those of interleaved groups, by their names."""
+
+REDUCED_ACROSS = {"sum": "reduce_add", "max": "reduce_max", "min": "reduce_min"}
+"""Methods of vectors, by those of `Team`."""
+
+
+def folding(node: Node) -> Folding | None:
+    """Returns how a node folds, if it is a reduction or an interleaved one."""
+    return FOLDINGS.get(node.op.kind.removesuffix("Interleave"))
+
+
+def is_interleave(node: Node) -> bool:
+    """Whether a node folds groups of adjacent elements."""
+    return node.op.kind.endswith("Interleave")
+
+
+def is_materialised(node: Node) -> bool:
+    """Whether a node's result is computed once, and kept."""
+    if node.op.kind in PRODUCTS:
+        return True
+    return folding(node) is not None and not is_interleave(node)
+
+
+def elementwise(node: Node, values: list[str]) -> str | None:
+    """Returns the expression of an elementwise node, or None."""
+    kind, attributes = node.op.kind, node.op.attributes
+    if kind in UNARY:
+        alpha, beta = (number(attributes[name]) for name in ("alpha", "beta"))
+        return f"{UNARY[kind]}({values[0]}, {alpha}, {beta})"
+    if kind in COMPARISONS:
+        x, y = values
+        return f"masked({x}.{COMPARISONS[kind]}({y}))"
+    if kind == "Add":
+        x, y = values
+        alpha, beta = (float(attributes[name]) for name in ("alpha", "beta"))
+        left = x if alpha == 1 else f"{number(alpha)} * {x}"
+        right = y if beta == 1 else f"{number(beta)} * {y}"
+        return f"{left} + {right}"
+    if kind == "Multiply":
+        return " * ".join(values)
+    if kind in {"Maximum", "Minimum"}:
+        return f"{kind[:3].lower()}({', '.join(values)})"
+    return None

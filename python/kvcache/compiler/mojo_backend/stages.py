@@ -1,0 +1,336 @@
+"""Writes the passes of a kernel: what is kept, and what is stored."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+from kvcache.compiler.mojo_backend.code import Code, Index
+from kvcache.compiler.mojo_backend.domain import Domain
+from kvcache.compiler.mojo_backend.expressions import (
+    MOST_UNROLLED,
+    At,
+    Expressions,
+    across,
+)
+from kvcache.compiler.mojo_backend.meanings import Folding, folding
+from kvcache.compiler.mojo_backend.pipeline import (
+    Pipeline,
+    Place,
+    Stage,
+    Work,
+)
+
+AHEAD = 16
+"""Rows that a lane of a GPU reads before it waits for the first."""
+
+MOST_FOLDED = 16
+"""Vectors that the CPU folds rows into at once."""
+
+
+@dataclass(slots=True)
+class Passes:
+    """The passes of one kernel, for a team of some lanes.
+
+    Args:
+        code: Where lines are added.
+        pipeline: The kernel.
+        lanes: The lanes of a team; one on the CPU.
+    """
+
+    code: Code
+    pipeline: Pipeline
+    lanes: int
+    places: dict[int, Place] = field(init=False)
+    values: Expressions = field(init=False)
+    offsets: dict[int, int] = field(init=False)
+    """Where tensors in memory begin, in numbers."""
+    kept: int = field(init=False)
+    """The numbers of all tensors in memory."""
+
+    def __post_init__(self) -> None:
+        """Finds a place for everything."""
+        self.places = self.pipeline.places(self.lanes)
+        self.values = Expressions(self.code, self.pipeline, self.places)
+        self.offsets, self.kept = {}, 0
+        for tensor in sorted(self.places):
+            if self.places[tensor] is Place.MEMORY:
+                rows, columns = self._tile(tensor)
+                self.offsets[tensor] = self.kept
+                # Vectors are aligned to 16 bytes.
+                self.kept += -(-rows * columns // 4) * 4
+
+    def declare_memory(self) -> None:
+        """Names the tiles that are in memory."""
+        for tensor, offset in self.offsets.items():
+            columns = self._tile(tensor)[1]
+            if self.lanes > 1:
+                self.code.line(
+                    f"var kept_{tensor} = Tile[DType.float32, {columns}, "
+                    f"AddressSpace.SHARED](kept.unsafe_offset({offset}))"
+                )
+            else:
+                self.code.line(
+                    f"var kept_{tensor} = Tile[DType.float32, {columns}]("
+                    f"kept.unsafe_offset({offset}))"
+                )
+
+    def compute(self, *, of_request: bool) -> None:
+        """Writes all passes that make what the request, or a block, keeps."""
+        writers: dict[Work, Callable[[Stage], None]] = {
+            Work.ROWS: self._fold_rows,
+            Work.COLUMNS: self._fold_columns,
+            Work.PRODUCT: self._multiply,
+            Work.COPY: self._copy,
+        }
+        for stage in self.pipeline.stages(of_request=of_request):
+            with self.code.scope():
+                writers[stage.work](stage)
+            self.values.is_ready.update(stage.outputs)
+            if any(self.places[x] is Place.MEMORY for x in stage.outputs):
+                self._sync()
+
+    def sync_rounds(self) -> None:
+        """Waits until all lanes have read what the next round replaces."""
+        if any(
+            place is Place.MEMORY and not self.pipeline.is_request(tensor)
+            for tensor, place in self.places.items()
+        ):
+            self._sync()
+
+    def store(self, tensor: int, target: str) -> None:
+        """Writes a tensor's tile to a tile of others."""
+        domain = self._domain(tensor)
+        with self.code.scope():
+            for row in self._rows(domain.rows, [tensor]):
+                for at in self._columns(domain, row):
+                    self.code.line(
+                        f"{target}.store[{at.width}]({at.row}, {at.column}, "
+                        f"{self.values.value(tensor, at)})"
+                    )
+
+    def _sync(self) -> None:
+        if self.lanes > 1:
+            self.code.line("team.sync()")
+
+    def _tile(self, tensor: int) -> tuple[int, int]:
+        return self.pipeline.tensors[tensor].tile
+
+    def _domain(self, tensor: int) -> Domain:
+        return Domain(*self._tile(tensor), self.lanes)
+
+    def _fold_rows(self, stage: Stage) -> None:
+        domain = Domain(*stage.tile, self.lanes)
+        chunks = list(range(domain.chunks))
+        for first in range(0, len(chunks), MOST_FOLDED):
+            self._fold_some_rows(
+                stage, domain, chunks[first : first + MOST_FOLDED]
+            )
+
+    def _fold_some_rows(
+        self, stage: Stage, domain: Domain, chunks: list[int]
+    ) -> None:
+        folds = {
+            (tensor, chunk): self._start(self._how(tensor), domain.width)
+            for tensor in stage.outputs
+            for chunk in chunks
+        }
+        reads = [self._operand(tensor) for tensor in stage.outputs]
+        for row in self._rows(domain.rows, reads):
+            for chunk in chunks:
+                with self._lanes_with(domain, chunk) as column:
+                    at = At(row, column, domain.width, chunk)
+                    for tensor in stage.outputs:
+                        self._step(
+                            self._how(tensor),
+                            folds[tensor, chunk],
+                            self.values.value(self._operand(tensor), at),
+                        )
+        for (tensor, chunk), name in folds.items():
+            self._finish(self._how(tensor), name, domain.rows)
+            if self.places[tensor] is not Place.MEMORY:
+                is_lanes = self.places[tensor] is Place.LANES
+                key = (tensor, 0, chunk if is_lanes else None)
+                self.values.registers[key] = name
+                continue
+            with self._lanes_with(domain, chunk, is_store=True) as column:
+                self.code.line(
+                    f"kept_{tensor}.store[{domain.width}](0, {column}, {name})"
+                )
+
+    def _fold_columns(self, stage: Stage) -> None:
+        domain = Domain(*stage.tile, self.lanes)
+        reads = [self._operand(tensor) for tensor in stage.outputs]
+        for row in self._rows(domain.rows, [*reads, *stage.outputs]):
+            names = {
+                tensor: self._start(self._how(tensor), domain.width)
+                for tensor in stage.outputs
+            }
+            for at in self._columns(domain, row, is_store=False):
+                for tensor, name in names.items():
+                    x = self.values.value(self._operand(tensor), at)
+                    self._step(self._how(tensor), name, x)
+            for tensor, name in names.items():
+                how = self._how(tensor)
+                total = name
+                if not domain.is_everywhere:
+                    total = self.code.let(
+                        object(),
+                        "total",
+                        across(how, name, width=domain.width),
+                    )
+                self._finish(how, total, domain.columns)
+                self._keep_number(tensor, row, 0, total)
+
+    def _multiply(self, stage: Stage) -> None:
+        (tensor,) = stage.outputs
+        x, y = self.pipeline.makers[tensor].inputs
+        domain = Domain(*stage.tile, self.lanes)
+        how = Folding("0", "", "sum")
+        for y_row in self._rows(self._tile(y)[0], [y, tensor]):
+            for x_row in self._rows(domain.rows, [x]):
+                name = self._start(how, domain.width)
+                for at in self._columns(domain, x_row, is_store=False):
+                    left = self.values.value(x, at)
+                    right = self.values.value(
+                        y, At(y_row, at.column, at.width, at.chunk)
+                    )
+                    self.code.line(f"{name} = {left}.fma({right}, {name})")
+                total = name
+                if not domain.is_everywhere:
+                    total = self.code.let(
+                        object(),
+                        "total",
+                        across(how, name, width=domain.width),
+                    )
+                self._keep_number(tensor, y_row, x_row, total)
+
+    def _copy(self, stage: Stage) -> None:
+        (tensor,) = stage.outputs
+        domain = self._domain(tensor)
+        place = self.places[tensor]
+        is_memory = place is Place.MEMORY
+        for row in self._rows(domain.rows, [tensor]):
+            for at in self._columns(domain, row, is_store=is_memory):
+                name = self.values.value(tensor, at)
+                if is_memory:
+                    self.code.line(
+                        f"kept_{tensor}.store[{at.width}]({at.row}, "
+                        f"{at.column}, {name})"
+                    )
+                else:
+                    chunk = at.chunk if place is Place.LANES else None
+                    self.values.registers[tensor, at.row, chunk] = name
+
+    def _keep_number(
+        self, tensor: int, row: Index, column: Index, name: str
+    ) -> None:
+        """Keeps a number that every lane has."""
+        if self.places[tensor] is not Place.MEMORY:
+            self.values.registers[tensor, row, None] = name
+            return
+        with self._first_lane():
+            self.code.line(f"kept_{tensor}.store[1]({row}, {column}, {name})")
+
+    def _operand(self, tensor: int) -> int:
+        return self.pipeline.makers[tensor].inputs[0]
+
+    def _how(self, tensor: int) -> Folding:
+        how = folding(self.pipeline.makers[tensor])
+        assert how is not None
+        return how
+
+    def _start(self, how: Folding, width: int) -> str:
+        return self.code.let(
+            object(), "fold", f"SIMD[DType.float32, {width}]({how.first})"
+        )
+
+    def _step(self, how: Folding, name: str, x: str) -> None:
+        self.code.line(f"{name} = {how.step.format(a=name, x=x)}")
+
+    def _finish(self, how: Folding, name: str, count: int) -> None:
+        if how.last != "{a}":
+            self.code.line(f"{name} = {how.last.format(a=name, n=count)}")
+
+    def _first_lane(self):  # type: ignore[no-untyped-def]
+        if self.lanes == 1:
+            return nullcontext()
+        return self.code.block("if team.lane == 0:")
+
+    def _rows(self, count: int, tensors: list[int]) -> Iterator[Index]:
+        """Yields the rows of a pass, in a loop unless they must be known."""
+        if count == 1 or (self.lanes > 1 and self._must_know_rows(tensors)):
+            yield from range(count)
+            return
+        if self.lanes > 1 and count <= 4:
+            yield from range(count)
+            return
+        row = self.code.name("row")
+        ahead = AHEAD if self.lanes > 1 else 1
+        while count % ahead:
+            ahead //= 2
+        if ahead == 1:
+            with self.code.block(f"for {row} in range({count}):"):
+                yield row
+            return
+        first = self.code.name("first")
+        with (
+            self.code.block(f"for {first} in range(0, {count}, {ahead}):"),
+            self.code.block(f"comptime for ahead_{row} in range({ahead}):"),
+        ):
+            self.code.line(f"var {row} = {first} + ahead_{row}")
+            yield row
+
+    def _must_know_rows(self, tensors: list[int]) -> bool:
+        """Whether numbers of several rows are read, or kept, by their names."""
+        found: list[int] = list(tensors)
+        while found:
+            tensor = found.pop()
+            place = self.places.get(tensor)
+            if place is not None and place is not Place.MEMORY:
+                if self._tile(tensor)[0] > 1:
+                    return True
+            if place is None or tensor not in self.values.is_ready:
+                found.extend(self.pipeline.inputs(tensor))
+        return False
+
+    def _columns(
+        self, domain: Domain, row: Index, *, is_store: bool = True
+    ) -> Iterator[At]:
+        """Yields each of a lane's vectors of a row.
+
+        Of a single column every lane has all; to store it one is enough.
+        """
+        if self.lanes == 1 and domain.chunks > 1:
+            chunk = self.code.name("chunk")
+            with self.code.block(f"for {chunk} in range({domain.chunks}):"):
+                yield At(row, f"({chunk} * {domain.width})", domain.width)
+            return
+        for chunk in range(domain.chunks):
+            with self._lanes_with(domain, chunk, is_store=is_store) as column:
+                yield At(row, column, domain.width, chunk)
+
+    @contextmanager
+    def _lanes_with(
+        self, domain: Domain, chunk: int, *, is_store: bool = False
+    ) -> Iterator[Index]:
+        """Opens a block for the lanes that have a vector in a round."""
+        width = domain.width
+        if domain.is_everywhere:
+            if is_store:
+                with self._first_lane():
+                    yield 0
+            else:
+                yield 0
+            return
+        if self.lanes == 1:
+            yield chunk * width
+            return
+        column = f"column_{width}_{chunk}"
+        if domain.is_partial and chunk == domain.chunks - 1:
+            with self.code.block(f"if {column} < {domain.columns}:"):
+                yield column
+            return
+        yield column
+
+
+__all__ = ["MOST_UNROLLED", "Passes"]
