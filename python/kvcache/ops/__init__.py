@@ -21,21 +21,29 @@ from kvcache.ops.rows import (
     store,
     store_latents,
 )
+from kvcache.ops.sparse import (
+    ChosenBlocks,
+    choose_blocks,
+    sparse_attention,
+)
 
 __all__ = [
     "PAGE_SIZES",
     "CacheInputTypes",
     "CacheInputs",
+    "ChosenBlocks",
     "attention",
     "attention_max",
     "attention_workspace",
     "attention_workspace_type",
+    "choose_blocks",
     "copy_pages",
     "gather",
     "gather_latents",
     "precompiled_package",
     "rope_shift",
     "rope_store",
+    "sparse_attention",
     "store",
     "store_latents",
     "transfer_pages",
