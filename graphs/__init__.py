@@ -14,12 +14,17 @@ from kvcache.graphs.latents import (
 )
 from kvcache.graphs.rope_shift import rope_shift_graph
 from kvcache.graphs.rope_store import rope_store_graph
+from kvcache.graphs.sparse import (
+    choose_blocks_graph,
+    sparse_attention_graph,
+)
 from kvcache.graphs.store import store_graph
 from kvcache.graphs.transfer import transfer_pages_graph
 
 __all__ = [
     "attention_graph",
     "attention_max_graph",
+    "choose_blocks_graph",
     "copy_pages_graph",
     "gather_graph",
     "gather_latents_graph",
@@ -27,6 +32,7 @@ __all__ = [
     "increment_replicas_graph",
     "rope_shift_graph",
     "rope_store_graph",
+    "sparse_attention_graph",
     "store_graph",
     "store_latents_graph",
     "transfer_pages_graph",

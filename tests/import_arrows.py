@@ -25,17 +25,26 @@ PYTHON_LAYERS = (
     {"cache_folder", "extension_build", "spec"},
     {"quantization", "summaries"},
     {"errors"},
-    {"reference", "reference_quantized"},
+    {"reference", "reference_quantized", "reference_sparse"},
 )
 MOJO_LAYERS = (
     {"__init__"},
-    {"latent_ops", "latent_quantized_ops", "ops", "quantized_ops"},
+    {
+        "latent_ops",
+        "latent_quantized_ops",
+        "ops",
+        "quantized_ops",
+        "sparse_ops",
+    },
+    {"sparse_attend"},
     {"op_tensors"},
-    {"attend_gpu"},
+    {"attend_gpu", "sparse_gpu"},
     {
         "attention_cpu",
         "attention_gpu",
         "attention_max",
+        "choose_cpu",
+        "choose_gpu",
         "copy_cpu",
         "copy_gpu",
         "decode_gpu",
@@ -82,7 +91,7 @@ MOJO_LAYERS = (
         "decode_warp",
         "rope",
     },
-    {"decode_factors"},
+    {"block_choice", "decode_factors"},
     {"decode_stage", "prefill_products", "prefill_queries", "prefill_stage"},
     {"prefill_share"},
     {"decode_call", "prefill_call"},
@@ -160,7 +169,7 @@ MAY_IMPORT_TORCH = {
 MAY_IMPORT_ZMQ = {"resets"}
 """Units that may import ZeroMQ, which is an extra."""
 
-FOR_TESTS_ONLY = {"reference", "reference_quantized"}
+FOR_TESTS_ONLY = {"reference", "reference_quantized", "reference_sparse"}
 """Units that no other unit imports: what an operation means."""
 
 

@@ -79,6 +79,7 @@ def attend_gpu[
         quantization=quantization,
         rules=rules_in_use,
         most_heads=2,
+        block_size=0,
     )
     comptime if shape.is_supported():
         if inputs.keys.max_prompt_length() <= 1:

@@ -41,13 +41,16 @@ def score_key[
     page_size: Int,
     kv_dtype: DType,
     quantization: Quantization,
+    block_size: Int,
     //,
     group: Int,
 ](
     query: Pointer[
         Float32, MutUntrackedOrigin, address_space=AddressSpace.SHARED
     ],
-    keys: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
+    keys: PagedKVCache[
+        kv_dtype, kv_params, page_size, quantization, block_size
+    ],
     seq: Int,
     head: Int,
     position: Int,
@@ -59,6 +62,7 @@ def score_key[
         page_size: The tokens per page.
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
+        block_size: The tokens of a block, where blocks are chosen; else 0.
         group: The query heads that share the key.
 
     Args:

@@ -7,7 +7,7 @@ from .attention_inputs import AttentionInputs
 from .attention_rules import RulesInUse
 from .attention_parts import Parts
 from .attention_tile import Tile
-from .attention_units import Plan
+from .attention_units import Flags, Plan
 from .scales import Quantization
 
 
@@ -20,6 +20,7 @@ def attention_cpu[
     kv_dtype: DType,
     quantization: Quantization,
     value_dim: Int,
+    block_size: Int,
     //,
 ](
     inputs: AttentionInputs[
@@ -31,7 +32,9 @@ def attention_cpu[
         kv_dtype,
         quantization,
         value_dim,
-    ]
+        block_size,
+    ],
+    elsewhere: Flags = None,
 ) raises:
     """Computes every unit, then adds up the parts of split contexts.
 
@@ -44,15 +47,17 @@ def attention_cpu[
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
         value_dim: The elements of a value; 0 for as many as a key has.
+        block_size: The tokens of a block, where blocks are chosen; else 0.
 
     Args:
         inputs: The tensors.
+        elsewhere: Not 0 for sequences that are left out, `[batch_size]`.
 
     Raises:
         If a task fails.
     """
     var plan = Plan[num_q_heads, kv_params.num_heads, kv_params.head_size](
-        inputs.rules, inputs.batch, inputs.keys
+        inputs.rules, inputs.batch, inputs.keys, elsewhere
     )
     if len(plan.units) == 0:
         return
@@ -65,6 +70,7 @@ def attention_cpu[
         kv_dtype=kv_dtype,
         quantization=quantization,
         value_dim_=value_dim,
+        block_size=block_size,
     ]
     var room = List[Float32](
         unsafe_uninit_length=plan.num_parts

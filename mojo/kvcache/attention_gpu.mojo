@@ -34,11 +34,16 @@ def attention_kernel[
     kv_dtype: DType,
     quantization: Quantization,
     value_dim: Int,
+    block_size: Int = 0,
 ](
     output: Pointer[Scalar[dtype], MutUntrackedOrigin],
     queries: Pointer[Scalar[dtype], ImmUntrackedOrigin],
-    keys: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
-    values: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
+    keys: PagedKVCache[
+        kv_dtype, kv_params, page_size, quantization, block_size
+    ],
+    values: PagedKVCache[
+        kv_dtype, kv_params, page_size, quantization, block_size
+    ],
     batch: RaggedBatch,
     rules: AttentionRules[rules_in_use],
 ):
@@ -53,6 +58,7 @@ def attention_kernel[
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
         value_dim: The leading elements of a value that count.
+        block_size: The tokens of a block, where blocks are chosen; else 0.
 
     Args:
         output: Receives the result, `[total_tokens, num_q_heads, value_dim]`.
@@ -74,6 +80,9 @@ def attention_kernel[
     if row >= batch.num_rows():
         return
     var seq = batch.sequence_of(row)
+    comptime if block_size:
+        if keys.cache_length(seq) < 0:
+            return
     var position = keys.cache_length(seq) + row - batch.start(seq)
     var num_hidden = rules.num_hidden(position)
     var num_seen = rules.num_seen(position)
@@ -152,20 +161,27 @@ def attention_gpu[
     rules_in_use: RulesInUse,
     kv_dtype: DType,
     quantization: Quantization,
+    block_size: Int,
     //,
     num_q_heads: Int,
     value_dim: Int = kv_params.head_size,
 ](
     output: Pointer[Scalar[dtype], MutUntrackedOrigin],
     queries: Pointer[Scalar[dtype], ImmUntrackedOrigin],
-    keys: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
-    values: PagedKVCache[kv_dtype, kv_params, page_size, quantization],
+    keys: PagedKVCache[
+        kv_dtype, kv_params, page_size, quantization, block_size
+    ],
+    values: PagedKVCache[
+        kv_dtype, kv_params, page_size, quantization, block_size
+    ],
     batch: RaggedBatch,
     rules: AttentionRules[rules_in_use],
     total_tokens: Int,
     ctx: DeviceContext,
 ) raises:
     """Launches the attention, one block for a few heads of a token.
+
+    Where blocks are chosen, it leaves sequences without any as they are.
 
     Parameters:
         dtype: The type of queries and results; sums are float32.
@@ -174,6 +190,7 @@ def attention_gpu[
         rules_in_use: The rules that the kernel is compiled with.
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
+        block_size: The tokens of a block, where blocks are chosen; else 0.
         num_q_heads: The query heads, a multiple of the key-value heads.
         value_dim: The leading elements of a value that count.
 
@@ -201,6 +218,7 @@ def attention_gpu[
         kv_dtype,
         quantization,
         value_dim,
+        block_size,
     ]
     comptime group = num_q_heads // kv_params.num_heads
     ctx.enqueue_function[kernel](

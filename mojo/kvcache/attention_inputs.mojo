@@ -18,6 +18,7 @@ struct AttentionInputs[
     kv_dtype: DType = dtype,
     quantization: Quantization = Quantization(),
     value_dim_: Int = 0,
+    block_size: Int = 0,
 ](TrivialRegisterPassable):
     """What one layer's attention over a ragged batch reads and writes.
 
@@ -30,10 +31,15 @@ struct AttentionInputs[
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
         value_dim_: The elements of a value; 0 for as many as a key has.
+        block_size: The tokens of a block, where blocks are chosen; else 0.
     """
 
     comptime CacheType = PagedKVCache[
-        Self.kv_dtype, Self.kv_params, Self.page_size, Self.quantization
+        Self.kv_dtype,
+        Self.kv_params,
+        Self.page_size,
+        Self.quantization,
+        Self.block_size,
     ]
     """The view of one layer's keys or values."""
 
@@ -90,6 +96,57 @@ struct AttentionInputs[
         self.values = values
         self.batch = batch
         self.rules = rules
+
+    def over_chosen[
+        tokens: Int
+    ](
+        self,
+        block_ids: Pointer[UInt32, ImmUntrackedOrigin],
+        sparse_lengths: Pointer[UInt32, ImmUntrackedOrigin],
+        *,
+        width: Int,
+        out inputs: AttentionInputs[
+            Self.dtype,
+            Self.kv_params,
+            Self.page_size,
+            Self.num_q_heads,
+            Self.rules_in_use,
+            Self.kv_dtype,
+            Self.quantization,
+            Self.value_dim_,
+            tokens,
+        ],
+    ):
+        """Returns the same call over chosen blocks only.
+
+        Parameters:
+            tokens: The tokens of a block.
+
+        Args:
+            block_ids: The chosen blocks, `[batch_size, num_kv_heads, width]`.
+            sparse_lengths: Tokens in the chosen blocks, the new one included,
+                `[batch_size]`; 0 for sequences that have none chosen.
+            width: The most blocks of a sequence.
+
+        Returns:
+            The call.
+        """
+        inputs = type_of(inputs)(
+            self.output,
+            self.queries,
+            rebind[type_of(inputs).CacheType](
+                self.keys.over_chosen[tokens](
+                    block_ids, sparse_lengths, width=width
+                )
+            ),
+            rebind[type_of(inputs).CacheType](
+                self.values.over_chosen[tokens](
+                    block_ids, sparse_lengths, width=width
+                )
+            ),
+            self.batch,
+            self.rules,
+        )
 
     @always_inline
     def element(self, row: Int, head: Int) -> Int:

@@ -21,6 +21,7 @@ struct Parts[
     kv_dtype: DType,
     quantization: Quantization,
     value_dim_: Int,
+    block_size: Int,
     //,
 ](TrivialRegisterPassable):
     """The state of every row of every part.
@@ -36,6 +37,7 @@ struct Parts[
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
         value_dim_: The elements of a value; 0 for as many as a key has.
+        block_size: The tokens of a block, where blocks are chosen; else 0.
     """
 
     comptime Call = AttentionInputs[
@@ -47,6 +49,7 @@ struct Parts[
         Self.kv_dtype,
         Self.quantization,
         Self.value_dim_,
+        Self.block_size,
     ]
     """The attention that the parts belong to."""
 
@@ -126,7 +129,9 @@ struct Parts[
 
     def _write_context(self, first: Unit, num_parts: Int):
         """Adds the parts of one context up into the first."""
-        for row in range(first.num_tokens * Self.num_q_heads):
+        for row in range(
+            first.num_tokens * first.num_heads * Self.Call.group
+        ):
             var sums = self._row(first.part, row)
             for part in range(first.part + 1, first.part + num_parts):
                 Self._add(sums, self._row(part, row))
@@ -138,7 +143,8 @@ struct Parts[
                 sums,
                 sums[unsafe_offset=Self.value_dim + 1],
                 self.call.result(
-                    first.first_row + token, head * Self.Call.group + member
+                    first.first_row + token,
+                    (first.first_head + head) * Self.Call.group + member,
                 ),
             )
 

@@ -18,6 +18,7 @@ struct Pieces[
     kv_params: KVCacheStaticParams,
     page_size: Int,
     quantization: Quantization,
+    block_size: Int = 0,
 ](Movable):
     """One sequence's keys or values, from one key-value head on.
 
@@ -28,10 +29,15 @@ struct Pieces[
         kv_params: The heads and the head size.
         page_size: The tokens per page.
         quantization: Which of the pool's elements share a scale.
+        block_size: The tokens of a block, where blocks are chosen; else 0.
     """
 
     comptime CacheType = PagedKVCache[
-        Self.kv_dtype, Self.kv_params, Self.page_size, Self.quantization
+        Self.kv_dtype,
+        Self.kv_params,
+        Self.page_size,
+        Self.quantization,
+        Self.block_size,
     ]
     """The view of one layer's keys or values."""
 
@@ -41,8 +47,8 @@ struct Pieces[
     comptime dtype = DType.float32 if Self.is_quantized else Self.kv_dtype
     """The type of what is read."""
 
-    comptime tokens = min(Self.page_size, SPAN)
-    """The tokens of a piece, which never crosses a page."""
+    comptime tokens = min(Self.CacheType.run_size, SPAN)
+    """The tokens of a piece, which never crosses a page, or a chosen block."""
 
     comptime stride = Self.CacheType.page_layout.token_stride
     """The elements between two tokens, in pages and in the room."""

@@ -33,6 +33,7 @@ struct Tile[
     kv_dtype: DType,
     quantization: Quantization,
     value_dim_: Int,
+    block_size: Int,
     //,
 ]:
     """What a unit holds while it goes through its part of the context.
@@ -49,6 +50,7 @@ struct Tile[
         kv_dtype: The element type of the pool.
         quantization: Which of its elements share a scale.
         value_dim_: The elements of a value; 0 for as many as a key has.
+        block_size: The tokens of a block, where blocks are chosen; else 0.
     """
 
     comptime Call = AttentionInputs[
@@ -60,6 +62,7 @@ struct Tile[
         Self.kv_dtype,
         Self.quantization,
         Self.value_dim_,
+        Self.block_size,
     ]
     """The attention that the tile is a part of."""
 
@@ -70,7 +73,11 @@ struct Tile[
     """The query heads that share a key-value head."""
 
     comptime Source = Pieces[
-        Self.kv_dtype, Self.kv_params, Self.page_size, Self.quantization
+        Self.kv_dtype,
+        Self.kv_params,
+        Self.page_size,
+        Self.quantization,
+        Self.block_size,
     ]
     """Where keys and values come from."""
 

@@ -1,6 +1,7 @@
 """Cuts the attention of a ragged batch into units of work for the cores."""
 
 from max.runtime.asyncrt import parallelism_level
+from std.collections import OptionalReg
 from std.math import ceildiv
 
 from .attention_rules import AttentionRules
@@ -18,6 +19,9 @@ comptime UNITS_PER_CORE = 4
 
 comptime PART_TOKENS = 256
 """The fewest tokens of a context that are worth a unit of their own."""
+
+comptime Flags = OptionalReg[Pointer[UInt32, ImmUntrackedOrigin]]
+"""A number of each sequence, `[batch_size]`, or none at all."""
 
 
 @fieldwise_init
@@ -71,7 +75,8 @@ struct Plan[num_q_heads: Int, num_kv_heads: Int, head_dim: Int](Movable):
     Few tokens of a sequence, as in decoding, are narrow: memory is what they
     wait for, so a unit has all heads of its tokens, and a long context is split
     where there would be too few units for the cores. Many tokens are tiles
-    under one head each.
+    under one head each. Chosen blocks differ from head to head: there a unit
+    has one head of the one token.
 
     Parameters:
         num_q_heads: The query heads.
@@ -99,7 +104,11 @@ struct Plan[num_q_heads: Int, num_kv_heads: Int, head_dim: Int](Movable):
     """The most rows, over all heads, of a unit that is a part."""
 
     def __init__(
-        out self, rules: AttentionRules, batch: RaggedBatch, cache: PagedKVCache
+        out self,
+        rules: AttentionRules,
+        batch: RaggedBatch,
+        cache: PagedKVCache,
+        elsewhere: Flags = None,
     ):
         """Cuts a batch into units.
 
@@ -107,20 +116,21 @@ struct Plan[num_q_heads: Int, num_kv_heads: Int, head_dim: Int](Movable):
             rules: What a query sees.
             batch: The rows of each sequence.
             cache: The keys or the values, for their lengths.
+            elsewhere: Not 0 for sequences that are left out, `[batch_size]`.
         """
+        comptime heads = 1 if cache.block_size else Self.num_kv_heads
         self.units = List[Unit](capacity=Int(batch.batch_size))
         self.num_parts = 0
         self.part_rows = 0
-        var share = Self._share(rules, batch, cache)
+        var share = Self._share(rules, batch, cache, elsewhere)
         for seq in range(Int(batch.batch_size)):
-            var first = batch.start(seq)
             var unit = Unit(
                 seq=seq,
-                first_row=first,
-                num_tokens=batch.start(seq + 1) - first,
+                first_row=batch.start(seq),
+                num_tokens=Self._num_tokens(batch, cache, elsewhere, seq),
                 position=cache.cache_length(seq),
                 first_head=0,
-                num_heads=Self.num_kv_heads,
+                num_heads=heads,
                 begin=0,
                 end=0,
                 part=-1,
@@ -128,18 +138,37 @@ struct Plan[num_q_heads: Int, num_kv_heads: Int, head_dim: Int](Movable):
             if unit.num_tokens > Self.narrow_tokens:
                 self._add_tiles(rules, unit)
             elif unit.num_tokens > 0:
-                self._add_parts(rules, unit, share)
+                for head in range(0, Self.num_kv_heads, heads):
+                    unit.first_head = head
+                    self._add_parts(rules, unit, share)
+
+    @staticmethod
+    def _num_tokens(
+        batch: RaggedBatch, cache: PagedKVCache, elsewhere: Flags, seq: Int
+    ) -> Int:
+        """Returns a sequence's new tokens; 0 where they are left out."""
+        comptime if cache.block_size:
+            return Int(cache.cache_length(seq) >= 0)
+        else:
+            if elsewhere and elsewhere.value()[unsafe_offset=seq] != 0:
+                return 0
+            return batch.start(seq + 1) - batch.start(seq)
 
     @staticmethod
     def _share(
-        rules: AttentionRules, batch: RaggedBatch, cache: PagedKVCache
+        rules: AttentionRules,
+        batch: RaggedBatch,
+        cache: PagedKVCache,
+        elsewhere: Flags,
     ) -> Int:
         """Returns the tokens of a context that one narrow unit takes."""
         var seen = 0
         for seq in range(Int(batch.batch_size)):
-            var num_tokens = batch.start(seq + 1) - batch.start(seq)
+            var num_tokens = Self._num_tokens(batch, cache, elsewhere, seq)
             if 0 < num_tokens <= Self.narrow_tokens:
                 seen += rules.num_seen(cache.cache_length(seq)) + num_tokens - 1
+        comptime if cache.block_size:
+            seen *= Self.num_kv_heads
         var cores = parallelism_level(None)
         var num_units = cores * UNITS_PER_CORE if cores > 1 else 1
         return max(PART_TOKENS, ceildiv(seen, num_units))
@@ -169,6 +198,11 @@ struct Plan[num_q_heads: Int, num_kv_heads: Int, head_dim: Int](Movable):
             if num_parts > 1:
                 unit.part = self.num_parts
                 self.num_parts += 1
-                var rows = unit.num_tokens * Self.num_q_heads
+                var rows = (
+                    unit.num_tokens
+                    * unit.num_heads
+                    * Self.num_q_heads
+                    // Self.num_kv_heads
+                )
                 self.part_rows = max(self.part_rows, rows)
             self.units.append(unit)

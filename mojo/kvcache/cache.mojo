@@ -14,7 +14,12 @@ from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
 from .layout import PageLayout
 from .quantize import dequantize
 from .scales import PageScales, Quantization
-from .tensors import LengthsTensor, LookupTable
+from .tensors import (
+    LengthsTensor,
+    LookupTable,
+    lengths_tensor,
+    lookup_table_tensor,
+)
 from .tma import PageTMATile, page_tma_tile
 
 
@@ -23,11 +28,18 @@ struct PagedKVCache[
     kv_params_: KVCacheStaticParams,
     page_size: Int,
     quantization: Quantization = Quantization(),
+    block_size: Int = 0,
 ](DevicePassable, TrivialRegisterPassable):
     """A view of one layer's keys, or of its values, in the page pool.
 
     Positions count from a sequence's first token and go through the lookup
     table. Asserts check every index (build with `-D ASSERT=all`).
+
+    With a block size, it shows chosen blocks only: positions count the tokens
+    of a sequence's chosen blocks under a head, the table has a row of block ids
+    for each sequence and head, and the lengths count the tokens that are shown,
+    the new one included. Block `b` of page `p` has the id
+    `p * blocks_per_page + b`.
 
     Parameters:
         dtype_: The element type of the pool.
@@ -35,6 +47,8 @@ struct PagedKVCache[
         page_size: The tokens per page.
         quantization: Which elements share a scale; without it, elements mean
             themselves.
+        block_size: The tokens of a block, where blocks are chosen; it divides
+            the page size. 0 where all is shown.
     """
 
     comptime dtype = Self.dtype_
@@ -45,6 +59,12 @@ struct PagedKVCache[
 
     comptime page_size_ = Self.page_size
     """The tokens per page."""
+
+    comptime run_size = Self.block_size if Self.block_size else Self.page_size
+    """The consecutive tokens that lie together."""
+
+    comptime blocks_per_page = Self.page_size // Self.run_size
+    """The blocks of a page."""
 
     comptime device_type: AnyType = Self
     """The type that a GPU kernel receives: this one."""
@@ -197,7 +217,125 @@ struct PagedKVCache[
         assert (
             0 <= batch_idx < Int(self.cache_lengths.dim[0]())
         ), "batch_idx out of range"
-        return Int(self.cache_lengths.ptr[unsafe_offset=batch_idx])
+        var length = Int(self.cache_lengths.ptr[unsafe_offset=batch_idx])
+        comptime if Self.block_size:
+            return length - 1
+        return length
+
+    def over_chosen[
+        tokens: Int
+    ](
+        self,
+        block_ids: Pointer[UInt32, ImmUntrackedOrigin],
+        sparse_lengths: Pointer[UInt32, ImmUntrackedOrigin],
+        *,
+        width: Int,
+        out view: PagedKVCache[
+            Self.dtype_,
+            Self.kv_params,
+            Self.page_size,
+            Self.quantization,
+            tokens,
+        ],
+    ):
+        """Returns a view that shows chosen blocks only.
+
+        Parameters:
+            tokens: The tokens of a block.
+
+        Args:
+            block_ids: The chosen blocks, `[batch_size, num_heads, width]`.
+            sparse_lengths: Tokens in the chosen blocks, the new one included,
+                `[batch_size]`; 0 for sequences that have none chosen.
+            width: The most blocks of a sequence.
+
+        Returns:
+            The view.
+
+        Constraints:
+            The view must show all; the block size must divide the page size.
+        """
+        comptime assert Self.block_size == 0, "blocks are chosen once"
+        comptime assert (
+            tokens > 0 and Self.page_size % tokens == 0
+        ), "block_size must divide page_size"
+        var batch_size = Int(self.cache_lengths.dim[0]())
+        view = type_of(view)(
+            rebind[type_of(view).blocks_type](self.blocks),
+            lengths_tensor(sparse_lengths, batch_size),
+            lookup_table_tensor(
+                block_ids, batch_size * Self.kv_params.num_heads, width
+            ),
+            self.max_seq_length,
+            self.max_cache_length,
+            self.scales,
+        )
+
+    @always_inline
+    def block(self, batch_idx: Int, head_idx: Int, tok_idx: Int) -> Int:
+        """Looks a chosen block up.
+
+        Args:
+            batch_idx: The sequence in `[0, batch_size)`.
+            head_idx: The key-value head in `[0, num_heads)`.
+            tok_idx: A position, counted over chosen blocks.
+
+        Returns:
+            The id of the block in which the token is.
+
+        Constraints:
+            Blocks must be chosen.
+        """
+        comptime assert Self.block_size > 0, "wanted chosen blocks"
+        assert (
+            0 <= batch_idx < Int(self.cache_lengths.dim[0]())
+        ), "batch_idx out of range"
+        var column = tok_idx // Self.block_size
+        assert column < Int(
+            self.lookup_table.dim[1]()
+        ), "token beyond the chosen blocks"
+        var row = batch_idx * Self.kv_params.num_heads + head_idx
+        # A kernel before this one may just have written the table.
+        return Int(
+            self.lookup_table.ptr.unsafe_load[width=1, invariant=False](
+                row * Int(self.lookup_table.layout.stride[0]().value()) + column
+            )
+        )
+
+    @always_inline
+    def place_in(self, block: Int, tok_idx: Int) -> Tuple[Int, Int]:
+        """Returns where a token is, its block known.
+
+        Args:
+            block: The id of the token's block.
+            tok_idx: The token's position, counted over chosen blocks.
+
+        Returns:
+            The page, and the slot in it.
+
+        Constraints:
+            Blocks must be chosen.
+        """
+        comptime assert Self.block_size > 0, "wanted chosen blocks"
+        var page, part = divmod(UInt32(block), UInt32(Self.blocks_per_page))
+        assert Int(page) < self.null_page(), "block out of range"
+        return (
+            Int(page),
+            Int(part) * Self.block_size + tok_idx % Self.block_size,
+        )
+
+    @always_inline
+    def _place(
+        self, batch_idx: Int, head_idx: Int, tok_idx: Int
+    ) -> Tuple[Int, Int]:
+        """Returns a token's page, and its slot there."""
+        comptime if Self.block_size:
+            return self.place_in(
+                self.block(batch_idx, head_idx, tok_idx), tok_idx
+            )
+        else:
+            var column, slot = Self.page_layout.locate(tok_idx)
+            return self._page(batch_idx, column), slot
 
     @always_inline
     def _page(self, batch_idx: Int, column: Int) -> Int:
@@ -219,10 +357,10 @@ struct PagedKVCache[
     ) -> Int:
         """Returns an element's offset from the start of the view."""
         assert tok_idx >= 0, "token before the sequence"
-        var column, slot = Self.page_layout.locate(tok_idx)
+        var page, slot = self._place(batch_idx, head_idx, tok_idx)
         var stride = Int(self.blocks.layout.stride[0]().value())
         return Self.page_layout.offset(
-            page_offset=self._page(batch_idx, column) * stride,
+            page_offset=page * stride,
             slot=slot,
             head=head_idx,
             dim=head_dim_idx,
@@ -474,12 +612,9 @@ struct PagedKVCache[
         Constraints:
             The cache must be quantised.
         """
-        var column, slot = Self.page_layout.locate(start_tok_idx)
+        var page, slot = self._place(batch_idx, head_idx, start_tok_idx)
         return self.scales.address(
-            page=self._page(batch_idx, column),
-            slot=slot,
-            head=head_idx,
-            dim=head_dim_idx,
+            page=page, slot=slot, head=head_idx, dim=head_dim_idx
         )
 
     @always_inline
@@ -582,7 +717,8 @@ struct PagedKVCache[
         The tile's tokens are `num_heads * head_size` elements apart.
 
         Parameters:
-            tile_size: The tokens in the tile; it must divide the page size.
+            tile_size: The tokens in the tile; it must divide the page size,
+                or the block size where blocks are chosen.
 
         Args:
             batch_idx: The sequence in `[0, batch_size)`.
@@ -595,8 +731,8 @@ struct PagedKVCache[
             A pointer to that element of the tile's first token.
         """
         comptime assert (
-            tile_size <= Self.page_size and Self.page_size % tile_size == 0
-        ), "tile_size must divide page_size"
+            tile_size <= Self.run_size and Self.run_size % tile_size == 0
+        ), "tile_size must divide page_size, or block_size"
         assert start_tok_idx % tile_size == 0, "tile crosses a page"
         return self.blocks.ptr.unsafe_offset(
             self._offset(batch_idx, head_idx, start_tok_idx, head_dim_idx)

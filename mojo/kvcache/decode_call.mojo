@@ -68,6 +68,7 @@ struct DecodeCall[shape: DecodeShape](DevicePassable, TrivialRegisterPassable):
         Self.shape.kv_params,
         Self.shape.page_size,
         Self.shape.quantization,
+        Self.shape.block_size,
     ]
     """The view of one layer's keys or values."""
 
@@ -166,7 +167,7 @@ struct DecodeCall[shape: DecodeShape](DevicePassable, TrivialRegisterPassable):
         return (row + head * Self.shape.group()) * Self.shape.head_dim()
 
     @always_inline
-    def page(self, run: Run[Self.shape.rules], chunk: Int) -> Int:
+    def page(self, run: Run[Self.shape], chunk: Int) -> Int:
         """Returns the page in which a chunk lies.
 
         Args:
@@ -174,8 +175,10 @@ struct DecodeCall[shape: DecodeShape](DevicePassable, TrivialRegisterPassable):
             chunk: The chunk.
 
         Returns:
-            The page.
+            The page; where blocks are chosen, the block.
         """
+        comptime if Self.shape.block_size:
+            return self.keys.block(run.seq, self.head(), run.seen(chunk))
         var column = run.seen(chunk) // Self.shape.page_size
         var stride = Int(self.keys.lookup_table.layout.stride[0]().value())
         var page = Int(
@@ -183,6 +186,21 @@ struct DecodeCall[shape: DecodeShape](DevicePassable, TrivialRegisterPassable):
         )
         assert page < Int(self.keys.blocks.dim[0]()) - 1, "page out of range"
         return page
+
+    @always_inline
+    def place_in(self, page: Int, position: Int) -> Tuple[Int, Int]:
+        """Returns where a key is, and its value.
+
+        Args:
+            page: What `page` gave for the key's chunk.
+            position: The key's position, as the run counts.
+
+        Returns:
+            The page, and the slot in it.
+        """
+        comptime if Self.shape.block_size:
+            return self.keys.place_in(page, position)
+        return page, position % Self.shape.page_size
 
     @always_inline
     def part(

@@ -52,7 +52,7 @@ def decode_kernel[
     var stages = shared.unsafe_offset(
         warp_index() * shape.stages() * shape.stage_bytes()
     )
-    var run = Run(call.keys.cache_lengths.ptr, call.batch, call.rules)
+    var run = Run[shape](call.keys.cache_lengths.ptr, call.batch, call.rules)
     var split = run.start(
         call.share(), most_shares=Int(most_shares), per_share=2 * ways
     )

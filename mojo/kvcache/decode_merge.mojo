@@ -94,11 +94,11 @@ struct Merger[shape: DecodeShape](TrivialRegisterPassable):
     var call: DecodeCall[Self.shape]
     """The tensors."""
 
-    var run: Run[Self.shape.rules]
+    var run: Run[Self.shape]
     """The run."""
 
     def __init__(
-        out self, call: DecodeCall[Self.shape], run: Run[Self.shape.rules]
+        out self, call: DecodeCall[Self.shape], run: Run[Self.shape]
     ):
         """Names the run.
 

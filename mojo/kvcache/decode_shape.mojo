@@ -44,6 +44,9 @@ struct DecodeShape(TrivialRegisterPassable):
     var most_heads: Int
     """The most key-value heads that one block serves, one or two."""
 
+    var block_size: Int
+    """The tokens of a block of the cache, where blocks are chosen; else 0."""
+
     def is_quantized(self) -> Bool:
         """Returns whether elements mean their products with a scale.
 
@@ -237,6 +240,7 @@ struct DecodeShape(TrivialRegisterPassable):
             self.row_bytes() % PIECE_BYTES == 0
             and pieces in (4, 8, 16, 32)
             and self.page_size % CHUNK == 0
+            and self.block_size % CHUNK == 0
             and self.warps() > 0
             and self.teams() <= MAX_TEAMS
         )

@@ -13,8 +13,9 @@ from max.gpu import lane_id
 from max.gpu.primitives import warp
 from std.math import ceildiv
 
-from .attention_rules import AttentionRules, RulesInUse
-from .decode_shape import CHUNK, LANES
+from .attention_rules import AttentionRules
+from .decode_shape import CHUNK, LANES, DecodeShape
+from .overlap import load_after_wait
 from .ragged import RaggedBatch
 
 
@@ -53,18 +54,22 @@ struct Split(TrivialRegisterPassable):
         return ((chunk + 1) * self.shares - 1) // self.total
 
 
-struct Run[in_use: RulesInUse](TrivialRegisterPassable):
+struct Run[shape: DecodeShape](TrivialRegisterPassable):
     """The chunks of one sequence that are in a share.
 
     Chunks are counted over what the sequence's new token sees; `seen` says
     where they are.
 
     Parameters:
-        in_use: The rules of the attention.
+        shape: What the kernel is compiled for.
     """
 
+    comptime in_use = Self.shape.rules
+    """The rules of the attention."""
+
     var lengths: Pointer[UInt32, ImmUntrackedOrigin]
-    """Tokens cached before this step, `[batch_size]`."""
+    """Tokens cached before this step, `[batch_size]`; where blocks are chosen,
+    the tokens in them, the new one included."""
 
     var batch: RaggedBatch
     """The rows of each sequence: one new token, or none."""
@@ -102,7 +107,7 @@ struct Run[in_use: RulesInUse](TrivialRegisterPassable):
         """Stands nowhere yet.
 
         Args:
-            lengths: Tokens cached before this step, `[batch_size]`.
+            lengths: Tokens cached before this step, or chosen, `[batch_size]`.
             batch: The rows of each sequence.
             rules: What a query sees.
         """
@@ -263,12 +268,20 @@ struct Run[in_use: RulesInUse](TrivialRegisterPassable):
     @always_inline
     def _chunks_of(self, seq: Int) -> Int:
         """Returns the chunks that a sequence's new token sees."""
-        if self.batch.start(seq + 1) == self.batch.start(seq):
-            return 0
-        var context = Int(self.lengths[unsafe_offset=seq]) + 1
+        comptime if not Self.shape.block_size:
+            if self.batch.start(seq + 1) == self.batch.start(seq):
+                return 0
+        var context = self._context_of(seq)
         return ceildiv(context, CHUNK) - self._gap(context)
 
     @always_inline
     def _measure(mut self):
         self.chunks = self._chunks_of(self.seq)
-        self.context = Int(self.lengths[unsafe_offset=self.seq]) + 1
+        self.context = self._context_of(self.seq)
+
+    @always_inline
+    def _context_of(self, seq: Int) -> Int:
+        """Returns a sequence's tokens, or those in its chosen blocks."""
+        comptime if Self.shape.block_size:
+            return Int(load_after_wait[1](self.lengths.unsafe_offset(seq)))
+        return Int(self.lengths[unsafe_offset=seq]) + 1

@@ -31,14 +31,14 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
     var call: DecodeCall[Self.shape]
     """The tensors."""
 
-    var run: Run[Self.shape.rules]
+    var run: Run[Self.shape]
     """The run of the next chunk; not open when there is none."""
 
     var chunk: Int
     """The next chunk."""
 
     var page: Int
-    """The page of the next chunk."""
+    """The page of the next chunk; where blocks are chosen, the block."""
 
     var stages: Shared[UInt8]
     """The warp's stages."""
@@ -49,7 +49,7 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
     def __init__(
         out self,
         call: DecodeCall[Self.shape],
-        run: Run[Self.shape.rules],
+        run: Run[Self.shape],
         stages: Shared[UInt8],
     ):
         """Stands at the warp's first chunk.
@@ -90,9 +90,10 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
     def _offset(self, position: Int) -> Int:
         """Returns where a key of the page is, and its value."""
         comptime token = Self.shape.kv_params.num_heads * Self.shape.head_dim()
+        var page, slot = self.call.place_in(self.page, position)
         return (
-            self.page * Int(self.call.keys.blocks.layout.stride[0]().value())
-            + position % Self.shape.page_size * token
+            page * Int(self.call.keys.blocks.layout.stride[0]().value())
+            + slot * token
             + self.call.head() * Self.shape.head_dim()
         )
 
@@ -156,14 +157,15 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
         """Copies a key's scale to each of half the lanes, a value's to each
         of the others."""
         var kind, row = divmod(Int(lane_id()), CHUNK)
-        var slot = position % Self.shape.page_size + row
+        var page, first = self.call.place_in(self.page, position)
+        var slot = first + row
         var head = self.call.head()
         var source = self.call.keys.scales.address(
-            page=self.page, slot=slot, head=head
+            page=page, slot=slot, head=head
         )
         if kind == 1:
             source = self.call.values.scales.address(
-                page=self.page, slot=slot, head=head
+                page=page, slot=slot, head=head
             )
         async_copy[4, fill=Float32(0)](
             source.unsafe_address_space_cast[AddressSpace.GLOBAL](),

@@ -70,7 +70,7 @@ struct WarpSums[shape: DecodeShape]:
     """The largest scale of a value so far; 1 without quantisation."""
 
     def __init__(
-        out self, call: DecodeCall[Self.shape], run: Run[Self.shape.rules]
+        out self, call: DecodeCall[Self.shape], run: Run[Self.shape]
     ):
         """Loads the queries.
 
@@ -99,7 +99,7 @@ struct WarpSums[shape: DecodeShape]:
     def attend(
         mut self,
         call: DecodeCall[Self.shape],
-        run: Run[Self.shape.rules],
+        run: Run[Self.shape],
         chunk: Int,
         stage: Shared[UInt8],
     ):

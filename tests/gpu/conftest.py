@@ -14,6 +14,9 @@ from kernels.quantized_configuration import (
     PREFILLING_QUANTIZED,
     QUANTIZED,
 )
+from kernels.sparse import SparseKernels, sparse_kernels_on
+from kernels.sparse_configuration import CHOOSES_MANY
+from kernels.sparse_configuration import ON_GPU as SPARSE_ON_GPU
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +78,23 @@ def quantized_prefill_kernels(
     compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
 ) -> QuantizedKernels:
     return QuantizedKernels(compiled_kernels.of(request.param))
+
+
+@pytest.fixture(scope="session")
+def compiled_sparse_kernels() -> CompiledKernels:
+    return sparse_kernels_on(Accelerator(), SPARSE_ON_GPU)
+
+
+@pytest.fixture(scope="session", params=SPARSE_ON_GPU, ids=str)
+def sparse_kernels(
+    compiled_sparse_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> SparseKernels:
+    case = request.param
+    return SparseKernels(case, compiled_sparse_kernels.of(case.configuration))
+
+
+@pytest.fixture(scope="session")
+def many_kernels(compiled_sparse_kernels: CompiledKernels) -> SparseKernels:
+    return SparseKernels(
+        CHOOSES_MANY, compiled_sparse_kernels.of(CHOOSES_MANY.configuration)
+    )

@@ -9,6 +9,8 @@ from kernels.latents import LatentKernels
 from kernels.models import CompiledKernels, Kernels, kernels_on
 from kernels.quantized import QuantizedKernels
 from kernels.quantized_configuration import COMPILED, QUANTIZED
+from kernels.sparse import SparseKernels, sparse_kernels_on
+from kernels.sparse_configuration import CASES, CHOOSES_MANY
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +44,23 @@ def quantized_latent_kernels(
     compiled_kernels: CompiledKernels, request: pytest.FixtureRequest
 ) -> QuantizedKernels:
     return QuantizedKernels(compiled_kernels.of(request.param))
+
+
+@pytest.fixture(scope="session")
+def compiled_sparse_kernels() -> CompiledKernels:
+    return sparse_kernels_on(CPU(), CASES)
+
+
+@pytest.fixture(scope="session", params=CASES, ids=str)
+def sparse_kernels(
+    compiled_sparse_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> SparseKernels:
+    case = request.param
+    return SparseKernels(case, compiled_sparse_kernels.of(case.configuration))
+
+
+@pytest.fixture(scope="session")
+def many_kernels(compiled_sparse_kernels: CompiledKernels) -> SparseKernels:
+    return SparseKernels(
+        CHOOSES_MANY, compiled_sparse_kernels.of(CHOOSES_MANY.configuration)
+    )

@@ -13,12 +13,14 @@ from kvcache import ops
 from kvcache.graphs import (
     attention_graph,
     attention_max_graph,
+    choose_blocks_graph,
     copy_pages_graph,
     gather_graph,
     gather_latents_graph,
     increment_cache_lengths_graph,
     rope_shift_graph,
     rope_store_graph,
+    sparse_attention_graph,
     store_graph,
     store_latents_graph,
     transfer_pages_graph,
@@ -29,6 +31,7 @@ from kvcache.quantization import Granularity, Quantization
 
 from .configuration import ONNX_FLOAT32, Configuration
 from .rules import CAUSAL
+from .sparse_configuration import SparseCase
 
 
 def cache_types(
@@ -95,6 +98,43 @@ def max_attention_module(
             scale=configuration.scale,
             layer=configuration.layer,
             name=f"{configuration}_{CAUSAL}",
+            module=module,
+        )
+    return module
+
+
+def sparse_module(cases: Iterable[SparseCase], device: DeviceRef) -> Module:
+    """Builds the choice of blocks, and the attention to them, of each case.
+
+    Args:
+        cases: What to build for.
+        device: Where the graphs run.
+
+    Returns:
+        The module.
+    """
+    module = Module()
+    for case in cases:
+        configuration = case.configuration
+        cache = cache_types(configuration, device)
+        choose_blocks_graph(
+            cache,
+            block_size=case.block_size,
+            reserved_first=case.reserved_first,
+            reserved_last=case.reserved_last,
+            top_k=case.top_k,
+            name=f"{case}_choose",
+            module=module,
+        )
+        sparse_attention_graph(
+            cache,
+            num_q_heads=configuration.num_q_heads,
+            scale=configuration.scale,
+            block_size=case.block_size,
+            layer=configuration.layer,
+            has_sinks=case.rules.has_sinks,
+            softcap=case.rules.softcap,
+            name=f"{case}_attend",
             module=module,
         )
     return module

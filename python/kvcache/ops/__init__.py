@@ -22,15 +22,22 @@ from kvcache.ops.rows import (
     store,
     store_latents,
 )
+from kvcache.ops.sparse import (
+    ChosenBlocks,
+    choose_blocks,
+    sparse_attention,
+)
 
 __all__ = [
     "PAGE_SIZES",
     "CacheInputTypes",
     "CacheInputs",
+    "ChosenBlocks",
     "attention",
     "attention_max",
     "attention_workspace",
     "attention_workspace_type",
+    "choose_blocks",
     "copy_pages",
     "flow_attention",
     "gather",
@@ -39,6 +46,7 @@ __all__ = [
     "rope_shift",
     "rope_store",
     "score_blocks",
+    "sparse_attention",
     "store",
     "store_latents",
     "summarise",

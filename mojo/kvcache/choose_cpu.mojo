@@ -1,0 +1,125 @@
+"""Chooses blocks by their scores, on the CPU."""
+
+from std.sys import simd_width_of
+
+from .block_choice import (
+    DIGITS,
+    DIGIT_BITS,
+    KEY_BITS,
+    Bar,
+    BlockChoice,
+    ChoiceShape,
+    sortable,
+)
+from .parallel import parallel_ranges
+
+comptime GRAIN_BLOCKS = 1 << 14
+"""The fewest blocks to choose from that are worth a core of their own."""
+
+
+def choose_cpu[shape: ChoiceShape](choice: BlockChoice[shape]) raises:
+    """Chooses the blocks of every sequence under every head.
+
+    Parameters:
+        shape: What the choice is compiled for.
+
+    Args:
+        choice: The tensors.
+
+    Raises:
+        If a task fails.
+    """
+    for seq in range(Int(choice.batch.batch_size)):
+        var position = choice.position(seq)
+        var length = 0
+        if position >= 0:
+            var count = choice.num_chosen(
+                seq, position // shape.block_size + 1
+            )
+            length = choice.length(position, count)
+        choice.sparse_lengths[unsafe_offset=seq] = UInt32(length)
+
+    def work(begin: Int, end: Int) raises {imm}:
+        var keys = List[UInt32](unsafe_uninit_length=choice.width())
+        for row in range(begin, end):
+            _choose_row(choice, row, keys)
+
+    parallel_ranges(
+        work,
+        num_items=choice.num_rows(),
+        grain=max(1, GRAIN_BLOCKS // max(1, choice.width())),
+    )
+
+
+def _choose_row[
+    shape: ChoiceShape
+](choice: BlockChoice[shape], row: Int, mut keys: List[UInt32]):
+    """Chooses the blocks of one sequence under one head."""
+    var seq = row // shape.num_kv_heads
+    var position = choice.position(seq)
+    if position < 0:
+        return
+    var num_blocks = position // shape.block_size + 1
+    var count = choice.num_chosen(seq, num_blocks)
+    var target = choice.block_ids.unsafe_offset(row * choice.width())
+    if count == num_blocks:
+        for block in range(num_blocks):
+            target[unsafe_offset=block] = choice.block_id(seq, block)
+        return
+    for block in range(choice.first):
+        target[unsafe_offset=block] = choice.block_id(seq, block)
+    for i in range(choice.last):
+        target[unsafe_offset=count - choice.last + i] = choice.block_id(
+            seq, num_blocks - choice.last + i
+        )
+    if count == choice.reserved:
+        return
+    var num_keys = num_blocks - choice.reserved
+    _read_keys(
+        choice.scores.unsafe_offset(row * choice.width() + choice.first),
+        keys,
+        num_keys,
+    )
+    var bar = _bar_of(keys, num_keys, count - choice.reserved)
+    var next = choice.first
+    for i in range(num_keys):
+        var is_chosen = bar.is_above(keys[i])
+        if bar.is_at(keys[i]) and bar.wanted > 0:
+            bar.wanted -= 1
+            is_chosen = True
+        if is_chosen:
+            target[unsafe_offset=next] = choice.block_id(seq, choice.first + i)
+            next += 1
+
+
+def _read_keys(
+    scores: Pointer[Float32, ImmUntrackedOrigin],
+    mut keys: List[UInt32],
+    num_keys: Int,
+):
+    """Turns scores into keys."""
+    comptime width = simd_width_of[DType.float32]()
+    var target = keys.unsafe_ptr()
+    var whole = num_keys // width * width
+    for i in range(0, whole, width):
+        target.unsafe_store(i, sortable(scores.unsafe_load[width=width](i)))
+    for i in range(whole, num_keys):
+        target[unsafe_offset=i] = sortable(scores[unsafe_offset=i])
+
+
+def _bar_of(keys: List[UInt32], num_keys: Int, wanted: Int) -> Bar:
+    """Finds what the highest keys reach."""
+    var bar = Bar(wanted)
+    comptime for turn in range(KEY_BITS // DIGIT_BITS):
+        comptime shift = KEY_BITS - (turn + 1) * DIGIT_BITS
+        var counts = Array[Int32, DIGITS](fill=0)
+        for i in range(num_keys):
+            if bar.is_at(keys[i]):
+                counts[Int((keys[i] >> UInt32(shift)) % DIGITS)] += 1
+        var above = Int32(0)
+        var digit = DIGITS - 1
+        while above + counts[digit] < bar.wanted:
+            above += counts[digit]
+            digit -= 1
+        bar.learn(UInt32(digit), shift, above)
+    return bar

@@ -1,0 +1,340 @@
+"""Chooses blocks by their scores, on a GPU.
+
+A block of threads has the scores of one sequence under one head. It finds the
+bar that the highest keys reach, a digit a pass, and writes the chosen blocks in
+their order: places come from prefix sums, so nothing depends on timing.
+"""
+
+from max.gpu import WARP_SIZE, barrier, block_idx, lane_id, thread_idx
+from max.gpu.host import DeviceContext, FuncAttribute
+from max.gpu.memory import external_memory
+from max.gpu.primitives import warp
+from std.atomic import Atomic
+from std.bit import pop_count
+from std.math import ceildiv
+from std.memory import AddressSpace, stack_allocation
+
+from .block_choice import (
+    DIGITS,
+    DIGIT_BITS,
+    KEY_BITS,
+    Bar,
+    BlockChoice,
+    ChoiceShape,
+    sortable,
+)
+from .overlap import (
+    await_kernels_before,
+    load_after_wait,
+    overlapping_launch,
+)
+from .shared_memory import Shared
+
+comptime MOST_HELD = 48 * 1024
+"""The most keys that are held in shared memory; more are read in each pass."""
+
+comptime FEW_BLOCKS = 2048
+"""The most blocks of a sequence that few threads choose from."""
+
+comptime FEW_THREADS = 256
+"""The threads that choose from few blocks."""
+
+comptime MANY_THREADS = 1024
+"""The threads that choose from many."""
+
+
+struct Keys(TrivialRegisterPassable):
+    """The keys of one row, in shared memory if they fit it."""
+
+    var scores: Pointer[Float32, ImmUntrackedOrigin]
+    """The scores."""
+
+    var held: Shared[UInt32]
+    """Their keys."""
+
+    var length: Int
+    """How many there are."""
+
+    var is_held: Bool
+    """Whether the keys are in shared memory."""
+
+    @always_inline
+    def __init__(
+        out self,
+        scores: Pointer[Float32, ImmUntrackedOrigin],
+        *,
+        length: Int,
+        most_held: Int,
+    ):
+        """Names the scores.
+
+        Args:
+            scores: The scores.
+            length: How many there are.
+            most_held: The keys that shared memory has room for.
+        """
+        self.scores = scores
+        self.held = external_memory[
+            UInt32, address_space=AddressSpace.SHARED, alignment=16
+        ]()
+        self.length = length
+        self.is_held = length <= most_held
+
+    @always_inline
+    def hold[threads: Int](self):
+        """Brings the keys into shared memory, if they fit.
+
+        Parameters:
+            threads: The threads of the block, which all call it.
+        """
+        if self.is_held:
+            for i in range(Int(thread_idx.x), self.length, threads):
+                self.held[unsafe_offset=i] = self._read(i)
+
+    @always_inline
+    def _read(self, i: Int) -> UInt32:
+        return sortable(load_after_wait[1](self.scores.unsafe_offset(i)))
+
+    @always_inline
+    def get(self, i: Int) -> UInt32:
+        """Returns a key.
+
+        Args:
+            i: Which one.
+
+        Returns:
+            The key.
+        """
+        return self.held[unsafe_offset=i] if self.is_held else self._read(i)
+
+
+@always_inline
+def find_bar[
+    threads: Int
+](keys: Keys, wanted: Int, counts: Shared[Int32]) -> Bar:
+    """Finds what the highest keys reach; all threads of the block call it.
+
+    Parameters:
+        threads: The threads of the block.
+
+    Args:
+        keys: The keys.
+        wanted: How many are chosen, from 1 to all but one.
+        counts: Room for `DIGITS + 3` numbers.
+
+    Returns:
+        The bar, the same in all threads.
+    """
+    var bar = Bar(wanted)
+    comptime for turn in range(KEY_BITS // DIGIT_BITS):
+        comptime shift = KEY_BITS - (turn + 1) * DIGIT_BITS
+        for i in range(Int(thread_idx.x), DIGITS, threads):
+            counts[unsafe_offset=i] = 0
+        barrier()
+        for i in range(Int(thread_idx.x), keys.length, threads):
+            var key = keys.get(i)
+            if bar.is_at(key):
+                var digit = Int((key >> UInt32(shift)) % DIGITS)
+                _ = Atomic.fetch_add(counts.unsafe_offset(digit), 1)
+        barrier()
+        if Int(thread_idx.x) < WARP_SIZE:
+            _find_digit(counts, bar.wanted)
+        barrier()
+        var digit = UInt32(counts[unsafe_offset=DIGITS])
+        bar.learn(digit, shift, counts[unsafe_offset=DIGITS + 1])
+        if counts[unsafe_offset=DIGITS + 2] == bar.wanted:
+            return bar
+    return bar
+
+
+@always_inline
+def _find_digit(counts: Shared[Int32], wanted: Int32):
+    """Finds the digit at which enough keys are counted, from the highest.
+
+    One warp calls it. Behind the counts it leaves the digit, the keys above it,
+    and the keys at it.
+    """
+    comptime per_lane = DIGITS // WARP_SIZE
+    var first = DIGITS - per_lane * (Int(lane_id()) + 1)
+    var sum = Int32(0)
+    comptime for i in range(per_lane):
+        sum += counts[unsafe_offset=first + i]
+    var above = warp.prefix_sum[exclusive=True](sum)
+    if above < wanted and above + sum >= wanted:
+        var digit = first + per_lane - 1
+        while above + counts[unsafe_offset=digit] < wanted:
+            above += counts[unsafe_offset=digit]
+            digit -= 1
+        counts[unsafe_offset=DIGITS] = Int32(digit)
+        counts[unsafe_offset=DIGITS + 1] = above
+        counts[unsafe_offset=DIGITS + 2] = counts[unsafe_offset=digit]
+
+
+@always_inline
+def write_chosen[
+    shape: ChoiceShape, //, threads: Int
+](
+    choice: BlockChoice[shape],
+    keys: Keys,
+    bar: Bar,
+    row: Int,
+    counts: Shared[Int32],
+):
+    """Writes the blocks whose keys reach the bar, in their order.
+
+    Each warp has consecutive keys: it counts them, learns how many come
+    before, and writes.
+
+    Parameters:
+        shape: What the choice is compiled for.
+        threads: The threads of the block, which all call it.
+
+    Args:
+        choice: The tensors.
+        keys: The keys.
+        bar: What keys must reach.
+        row: The sequence and head.
+        counts: Room for two numbers of each warp.
+    """
+    comptime warps = threads // WARP_SIZE
+    var seq = row // shape.num_kv_heads
+    var own, lane = divmod(Int(thread_idx.x), WARP_SIZE)
+    var share = ceildiv(ceildiv(keys.length, warps), WARP_SIZE) * WARP_SIZE
+    var begin = own * share
+    var end = min(keys.length, begin + share)
+    var above = Int32(0)
+    var at = Int32(0)
+    for start in range(begin, end, WARP_SIZE):
+        if start + lane < end:
+            var key = keys.get(start + lane)
+            above += Int32(bar.is_above(key))
+            at += Int32(bar.is_at(key))
+    above = warp.sum(above)
+    at = warp.sum(at)
+    barrier()
+    if lane == 0:
+        counts[unsafe_offset=own] = above
+        counts[unsafe_offset=warps + own] = at
+    barrier()
+    above = 0
+    at = 0
+    if lane < own:
+        above = counts[unsafe_offset=lane]
+        at = counts[unsafe_offset=warps + lane]
+    above = warp.sum(above)
+    at = warp.sum(at)
+    var target = choice.block_ids.unsafe_offset(
+        row * choice.width() + choice.first
+    )
+    var before = (UInt32(1) << UInt32(lane)) - 1
+    for start in range(begin, end, WARP_SIZE):
+        var i = start + lane
+        var is_above = False
+        var is_at = False
+        var id = UInt32(0)
+        if i < end:
+            var key = keys.get(i)
+            is_above = bar.is_above(key)
+            is_at = bar.is_at(key)
+            id = choice.block_id(seq, choice.first + i)
+        var all_above = warp.vote[DType.uint32](is_above)
+        var all_at = warp.vote[DType.uint32](is_at)
+        var my_above = above + Int32(pop_count(all_above & before))
+        var my_at = at + Int32(pop_count(all_at & before))
+        if is_above or (is_at and my_at < bar.wanted):
+            target[unsafe_offset=Int(my_above + min(my_at, bar.wanted))] = id
+        above += Int32(pop_count(all_above))
+        at += Int32(pop_count(all_at))
+
+
+def choose_kernel[
+    shape: ChoiceShape, threads: Int
+](choice: BlockChoice[shape], most_held: Int32):
+    """Chooses the blocks of one sequence under one head.
+
+    Parameters:
+        shape: What the choice is compiled for.
+        threads: The threads of the block.
+
+    Args:
+        choice: The tensors.
+        most_held: The keys that shared memory has room for.
+    """
+    await_kernels_before()
+    var counts = stack_allocation[
+        DIGITS + 4, Int32, address_space=AddressSpace.SHARED
+    ]()
+    var row, thread = Int(block_idx.x), Int(thread_idx.x)
+    var seq, head = divmod(row, shape.num_kv_heads)
+    var position = choice.position(seq)
+    var num_blocks = 0
+    var count = 0
+    var length = 0
+    if position >= 0:
+        num_blocks = position // shape.block_size + 1
+        count = choice.num_chosen(seq, num_blocks)
+        length = choice.length(position, count)
+    if head == 0 and thread == 0:
+        choice.sparse_lengths[unsafe_offset=seq] = UInt32(length)
+    var target = choice.block_ids.unsafe_offset(row * choice.width())
+    if count == num_blocks:
+        for block in range(thread, num_blocks, threads):
+            target[unsafe_offset=block] = choice.block_id(seq, block)
+        return
+    var keys = Keys(
+        choice.scores.unsafe_offset(row * choice.width() + choice.first),
+        length=num_blocks - choice.reserved,
+        most_held=Int(most_held),
+    )
+    var wanted = count - choice.reserved
+    if wanted > 0:
+        keys.hold[threads]()
+    for block in range(thread, choice.first, threads):
+        target[unsafe_offset=block] = choice.block_id(seq, block)
+    for i in range(thread, choice.last, threads):
+        target[unsafe_offset=count - choice.last + i] = choice.block_id(
+            seq, num_blocks - choice.last + i
+        )
+    if wanted > 0:
+        var bar = find_bar[threads](keys, wanted, counts)
+        write_chosen[threads](choice, keys, bar, row, counts)
+
+
+def choose_gpu[
+    shape: ChoiceShape
+](choice: BlockChoice[shape], ctx: DeviceContext) raises:
+    """Launches the kernel, a block of threads for each sequence and head.
+
+    Parameters:
+        shape: What the choice is compiled for.
+
+    Args:
+        choice: The tensors.
+        ctx: The GPU's context.
+
+    Raises:
+        If the launch fails.
+    """
+    if choice.num_rows() == 0:
+        return
+
+    def launch[threads: Int]() raises {imm}:
+        comptime kernel = choose_kernel[shape, threads]
+        comptime most_bytes = 4 * MOST_HELD
+        var most_held = min(choice.width(), MOST_HELD)
+        ctx.enqueue_function[kernel](
+            choice,
+            Int32(most_held),
+            grid_dim=choice.num_rows(),
+            block_dim=threads,
+            shared_mem_bytes=4 * most_held,
+            attributes=overlapping_launch(),
+            func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(
+                UInt32(most_bytes)
+            ),
+        )
+
+    if choice.width() <= FEW_BLOCKS:
+        launch[FEW_THREADS]()
+    else:
+        launch[MANY_THREADS]()
