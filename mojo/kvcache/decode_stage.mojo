@@ -8,6 +8,7 @@ would do the first but not the second, and cost 7 % of the memory's rate.
 
 from max.gpu import lane_id
 from max.gpu.memory import CacheEviction, async_copy, async_copy_commit_group
+from max.gpu.primitives import warp
 from std.memory import AddressSpace
 
 from .decode_call import DecodeCall, warp_index
@@ -37,8 +38,12 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
     var chunk: Int
     """The next chunk."""
 
-    var page: Int
-    """The page of the next chunk; where blocks are chosen, the block."""
+    var pages: UInt32
+    """The pages of the warp's next chunks, one a lane; where blocks are chosen,
+    the blocks."""
+
+    var known: Int
+    """The chunk whose page the first lane has."""
 
     var stages: Shared[UInt8]
     """The warp's stages."""
@@ -63,9 +68,11 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
         self.run = run
         self.stages = stages
         self.next_stage = 0
-        self.page = 0
+        self.pages = 0
+        self.known = 0
         self.chunk = run.begin + warp_index() // Self.shape.heads()
         self._find()
+        self._look_up()
 
     @always_inline
     def load(mut self):
@@ -74,23 +81,42 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
             self._fetch()
             self.next_stage = next_stage[Self.shape](self.next_stage)
             self.chunk += Self.ways
-            self._find()
+            if self._find() or self.chunk == self.known + LANES * Self.ways:
+                self._look_up()
         async_copy_commit_group()
 
     @always_inline
-    def _find(mut self):
-        """Goes on to the run of the next chunk, and looks its page up."""
+    def _find(mut self) -> Bool:
+        """Goes on to the run of the next chunk; says whether it is another."""
+        var is_other = False
         while self.run.is_open() and self.chunk >= self.run.end:
             self.run.next()
             self.chunk = self.run.begin + warp_index() // Self.shape.heads()
-        if self.run.is_open():
-            self.page = self.call.page(self.run, self.chunk)
+            is_other = True
+        return is_other
 
     @always_inline
-    def _offset(self, position: Int) -> Int:
-        """Returns where a key of the page is, and its value."""
+    def _look_up(mut self):
+        """Reads the pages of the run's next chunks, one chunk a lane.
+
+        One wait for the memory then serves many chunks.
+        """
+        self.known = self.chunk
+        var own = self.chunk + Int(lane_id()) * Self.ways
+        if self.run.is_open() and own < self.run.end:
+            self.pages = UInt32(self.call.page(self.run, own))
+
+    @always_inline
+    def _entry(self) -> Int:
+        """Returns the page, or the block, of the next chunk."""
+        var lane = (self.chunk - self.known) // Self.ways
+        return Int(warp.shuffle_idx(self.pages, UInt32(lane)))
+
+    @always_inline
+    def _offset(self, entry: Int, position: Int) -> Int:
+        """Returns where a key of the page, or block, is, and its value."""
         comptime token = Self.shape.kv_params.num_heads * Self.shape.head_dim()
-        var page, slot = self.call.place_in(self.page, position)
+        var page, slot = self.call.place_in(entry, position)
         return (
             page * Int(self.call.keys.blocks.layout.stride[0]().value())
             + slot * token
@@ -99,17 +125,18 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
 
     @always_inline
     def _fetch(self):
+        var entry = self._entry()
         var position = self.run.seen(self.chunk)
         if self.run.sees_chunk(position):
-            self._fetch_planes[False](position)
+            self._fetch_planes[False](entry, position)
         else:
-            self._fetch_planes[True](position)
+            self._fetch_planes[True](entry, position)
 
     @always_inline
-    def _fetch_planes[is_cut: Bool](self, position: Int):
+    def _fetch_planes[is_cut: Bool](self, entry: Int, position: Int):
         comptime width = Self.shape.head_dim() // Self.shape.pieces()
         var row, piece = divmod(Int(lane_id()), Self.shape.pieces())
-        var offset = self._offset(position + row) + piece * width
+        var offset = self._offset(entry, position + row) + piece * width
         var stage = self.stages.unsafe_offset(self.next_stage)
         self._fetch_rows[is_cut](
             self.call.keys.blocks.ptr.unsafe_offset(offset), stage, position
@@ -120,7 +147,7 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
             position,
         )
         comptime if Self.shape.is_quantized():
-            self._fetch_scales(stage, position)
+            self._fetch_scales(stage, entry, position)
 
     @always_inline
     def _fetch_rows[
@@ -153,11 +180,11 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
             )
 
     @always_inline
-    def _fetch_scales(self, stage: Shared[UInt8], position: Int):
+    def _fetch_scales(self, stage: Shared[UInt8], entry: Int, position: Int):
         """Copies a key's scale to each of half the lanes, a value's to each
         of the others."""
         var kind, row = divmod(Int(lane_id()), CHUNK)
-        var page, first = self.call.place_in(self.page, position)
+        var page, first = self.call.place_in(entry, position)
         var slot = first + row
         var head = self.call.head()
         var source = self.call.keys.scales.address(
