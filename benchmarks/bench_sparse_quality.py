@@ -22,9 +22,12 @@ from benchmarks.sparse.texts import BOOK, chapter
 from kvcache.model import LlamaModel, Tokenizer, download_smollm2, load_model
 from kvcache.spec import pages_for
 
-FLOWS = ("block_sparse", "gqa_block_sparse", "quest", "window")
+CHOSEN = (
+    *(("block_sparse", 16), ("gqa_block_sparse", 16), ("quest", 16)),
+    *(("window", 16), ("quest", 64)),
+)
+"""Flows and their block sizes."""
 RATIOS = (1.0, 0.5, 0.25, 0.125, 0.0625)
-BLOCK_SIZES = (16, 64)
 LENGTHS = (512, 1024, 2048, 4096)
 
 
@@ -103,12 +106,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--flows", nargs="+", default=FLOWS)
-    parser.add_argument(
-        "--block-sizes", nargs="+", type=int, default=BLOCK_SIZES
-    )
+    parser.add_argument("--only", default="", metavar="FLOW")
     parser.add_argument("--start", type=int, default=1024)
-    parser.add_argument("--length", type=int, default=6144)
+    parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--lengths", nargs="*", type=int, default=LENGTHS)
     parser.add_argument("--needles", type=int, default=10)
     args = parser.parse_args()

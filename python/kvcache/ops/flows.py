@@ -37,7 +37,7 @@ def summarise(
     check_offsets("input_row_offsets", input_row_offsets)
     blocks = input_row_offsets.shape[0] - 1
     ops.inplace_custom(
-        flow.summarise,
+        cache.op(flow.summarise),
         device=cache.kv_blocks.device,
         values=[
             *cache.pools,
@@ -96,7 +96,7 @@ def score_blocks(
         return TensorType(DType.float32, shape, device)
 
     scores, *_ = ops.inplace_custom(
-        flow.score,
+        cache.op(flow.score),
         device=device,
         values=[
             queries,
