@@ -149,7 +149,8 @@ MAY_IMPORT_MAX = {
 """Units, and modules of units, that may import MAX."""
 
 MAY_IMPORT_TORCH = {
-    "compiler.triton_backend",
+    "compiler.triton_backend.arrays",
+    "compiler.triton_backend.choice",
     "paged_attention.max_backend",
     "paged_attention.torch_backend",
     "paged_attention.torch_codes",

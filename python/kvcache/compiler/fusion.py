@@ -4,10 +4,11 @@ Calls are known by their numbers, and what each must come after by a table:
 `after[5] == {2, 3}` says that call 5 needs what 2 and 3 have done.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from heapq import heapify, heappop, heappush
 
-After = Mapping[int, Set[int]]
+After = Mapping[int, AbstractSet[int]]
 """What each call must come after."""
 
 
@@ -54,7 +55,7 @@ def needed(after: After, wanted: Iterable[int]) -> set[int]:
     return found
 
 
-def fused(after: After, fusible: Set[int]) -> list[tuple[int, ...]]:
+def fused(after: After, fusible: AbstractSet[int]) -> list[tuple[int, ...]]:
     """Returns the calls in groups, each behind those that it must come after.
 
     Fusible calls share a group, also those that have nothing to do with each

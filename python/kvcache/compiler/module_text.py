@@ -82,10 +82,10 @@ def entry_class(program: Program) -> list[str]:
     for tensor in program.intermediates:
         described = program.tensors[tensor]
         rows = _ROWS[program.side, described._format]  # noqa: SLF001
+        wanted = f"self.tensor_{tensor}, {rows}, {described.tile}, {source}"
         lines += [
             f"        self.tensor_{tensor} = scratch(",
-            f"            self.tensor_{tensor}, {rows}, {described.tile}, "
-            f"{source}",
+            f"            {wanted}",
             "        )",
         ]
     for i, kernel in enumerate(program.kernels):
