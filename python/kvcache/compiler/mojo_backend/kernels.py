@@ -198,9 +198,7 @@ def _store(
     *,
     condition: str | None,
 ) -> None:
-    """Stores tensors; of several contents of one field the last."""
-    last = {bindings.name(x) or x: x for x in stores}
-    for each in last.values():
+    for each in stores:
         target = passes.code.name("to")
         text = f"var {target} = {bindings.tile(each, block=block)}"
         if passes.lanes == 1 or condition is None:

@@ -1,7 +1,7 @@
 """Writes the Mojo module of a flow: its kernels, and its graph operations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvcache.compiler.mojo_backend.bindings import TOKENS, Bindings
 from kvcache.compiler.mojo_backend.code import number
@@ -12,8 +12,10 @@ from kvcache.compiler.mojo_backend.kernels import (
 )
 from kvcache.compiler.mojo_backend.meanings import OVER_BLOCKS
 from kvcache.compiler.mojo_backend.pipeline import Pipeline
-from kvcache.compiler.program import Kernel, Program
+from kvcache.compiler.operators.elementwise import Add_Mul
+from kvcache.compiler.program import Kernel, Node, Program
 from kvcache.compiler.vop import Schedule
+from kvcache.compiler.vtensor import FORMAT, vTensor
 from kvcache.flow_ops import Scratch
 from kvcache.summaries import SummaryField
 
@@ -121,20 +123,12 @@ def flow_text(
 
 def _whole(program: Program) -> Pipeline:
     """All kernels of a cache side as one: none waits for another tile."""
-    old = set(program.names) - {x for k in program.kernels for x in k.stores}
-    replaced = {
-        program.names[x]
-        for k in program.kernels
-        for x in k.stores
-        if x in program.names
-    }
     return Pipeline(
         nodes=tuple(node for k in program.kernels for node in k.nodes),
         stores=tuple(
             x for k in program.kernels for x in k.stores if x in program.names
         ),
         tensors=program.tensors,
-        copied=frozenset(x for x in old if program.names[x] in replaced),
     )
 
 
@@ -148,41 +142,68 @@ class _Plan:
         group_size: int,
         head_dim: int,
     ) -> None:
+        program = _reading_scratch(program)
         self.program = program
-        choice = next(
-            node
-            for kernel in program.kernels
-            for node in kernel.nodes
-            if node.op.kind == "topK"
-        )
-        (self.score,) = choice.inputs
+        (self.score,) = _choice(program).inputs
         self.bindings = Bindings(
             program, fields, group_size, head_dim, self.score
         )
         self.kernels: list[KernelText | None] = []
-        self.launches: list[Kernel] = []
-        made = {x for k in program.kernels for x in k.stores}
-        for kernel in program.kernels:
+        self.launches = [
+            kernel
+            for kernel in program.kernels
+            if kernel.nodes[0].op.kind != "topK"
+        ]
+        for number_, kernel in enumerate(self.launches):
+            # What looks at all blocks is not generated.
+            text = None
             if kernel.schedule is Schedule.W:
-                self._add(kernel)
-            elif kernel.nodes[0].op.kind != "topK":
-                # What looks at all blocks reads from scratch.
-                for each in kernel.reads:
-                    if each not in made:
-                        self._add(Kernel((), (each,), (each,), Schedule.W))
-                        made.add(each)
-                self.kernels.append(None)
-                self.launches.append(kernel)
+                pipeline = Pipeline(
+                    kernel.nodes, kernel.stores, program.tensors
+                )
+                text = scorer(f"Score{number_}", pipeline, self.bindings)
+            self.kernels.append(text)
         stored = {x for k in self.launches for x in k.stores}
         self.scratch = sorted(stored - {self.score})
 
-    def _add(self, kernel: Kernel) -> None:
-        name = f"Score{len(self.kernels)}"
-        pipeline = Pipeline(
-            kernel.nodes, kernel.stores, self.program.tensors
+
+def _choice(program: Program) -> Node:
+    return next(
+        node
+        for kernel in program.kernels
+        for node in kernel.nodes
+        if node.op.kind == "topK"
+    )
+
+
+def _reading_scratch(program: Program) -> Program:
+    """Has what looks at all blocks read copies of fields, not fields."""
+    tensors, kernels = list(program.tensors), []
+    for kernel in program.kernels:
+        (*_, node) = kernel.nodes
+        named = [x for x in node.inputs if x in program.names]
+        if kernel.schedule is Schedule.W or not named:
+            kernels.append(kernel)
+            continue
+        copy = len(tensors)
+        tensors.append(
+            vTensor(
+                tensors[named[0]].shape,
+                "float32",
+                _format=FORMAT.RAGGED,
+                tensor_id=copy,
+            )
         )
-        self.kernels.append(scorer(name, pipeline, self.bindings))
-        self.launches.append(kernel)
+        same = Node(node.op_id, Add_Mul(), (named[0],), copy)
+        kernels += [
+            Kernel((same,), (named[0],), (copy,), Schedule.W),
+            replace(
+                kernel,
+                nodes=(replace(node, inputs=(copy,)),),
+                reads=(copy,),
+            ),
+        ]
+    return replace(program, tensors=tuple(tensors), kernels=tuple(kernels))
 
 
 def _op(

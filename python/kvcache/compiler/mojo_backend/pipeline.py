@@ -60,13 +60,11 @@ class Pipeline:
         nodes: The calls in order.
         stores: The tensors that leave the kernel.
         tensors: All tensors, by their ids.
-        copied: Tensors of others that are read into place first.
     """
 
     nodes: tuple[Node, ...]
     stores: tuple[int, ...]
     tensors: Sequence[vTensor]
-    copied: frozenset[int] = frozenset()
 
     @property
     def makers(self) -> dict[int, Node]:
@@ -108,7 +106,7 @@ class Pipeline:
         for node in self.nodes:
             if not self.is_request(node.output):
                 kept |= {x for x in node.inputs if self.is_request(x)}
-        return frozenset(kept | self.copied)
+        return frozenset(kept)
 
     def inputs(self, tensor: int) -> tuple[int, ...]:
         """What a call reads to make a tensor; nothing for a leaf."""

@@ -1,0 +1,51 @@
+"""Compiled flows on a GPU compute what the numpy backend does."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from max.driver import Accelerator
+
+from kernels.batch import REGIMES, batches, regimes
+from kernels.flow_checks import check_scores, check_summaries
+from kernels.flow_configuration import FLOWS
+from kernels.flows import FlowKernels, flow_kernels_on
+from kernels.models import CompiledKernels
+
+
+@pytest.fixture(scope="module")
+def compiled_flows() -> CompiledKernels:
+    return flow_kernels_on(Accelerator(), FLOWS)
+
+
+@pytest.fixture(scope="module", params=FLOWS, ids=str)
+def flow_kernels(
+    compiled_flows: CompiledKernels, request: pytest.FixtureRequest
+) -> FlowKernels:
+    return FlowKernels(request.param, compiled_flows)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_flows_equal_numpy_at_the_edges(
+    flow_kernels: FlowKernels, regime: str
+) -> None:
+    batch = regimes(flow_kernels.configuration.sizes.page_size)[regime]
+    check_summaries(flow_kernels, batch)
+    check_scores(flow_kernels, batch)
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_summaries_equal_numpy(
+    flow_kernels: FlowKernels, data: st.DataObject
+) -> None:
+    drawn = batches(flow_kernels.configuration.sizes, longest_new=300)
+    check_summaries(flow_kernels, data.draw(drawn))
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_scores_equal_numpy(
+    flow_kernels: FlowKernels, data: st.DataObject
+) -> None:
+    drawn = batches(flow_kernels.configuration.sizes, longest_new=2)
+    check_scores(flow_kernels, data.draw(drawn))
