@@ -30,6 +30,7 @@ from benchmarks.gpu_kernels import (
     pages,
     prefill,
     rope_store,
+    sparse,
     store,
     store_codes,
 )
@@ -41,6 +42,7 @@ from kvcache.ops import precompiled_package
 SUBJECTS: dict[str, ModuleType] = {
     "decode": decode,
     "prefill": prefill,
+    "sparse": sparse,
     "store": store,
     "rope_store": rope_store,
     "store_codes": store_codes,

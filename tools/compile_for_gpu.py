@@ -24,8 +24,12 @@ from max.driver import (
 from max.engine import InferenceSession
 from max.engine.api import AssertLevel
 from max.graph import DeviceRef, Module
-from tests.kernels import max_attention, programs
-from tests.kernels.build import max_attention_module, module_of
+from tests.kernels import max_attention, programs, sparse_configuration
+from tests.kernels.build import (
+    max_attention_module,
+    module_of,
+    sparse_module,
+)
 from tests.kernels.configuration import (
     LARGE_PAGES,
     ONNX_FLOAT32,
@@ -40,6 +44,13 @@ from tests.kernels.quantized_configuration import (
 from tests.kernels.rules import CAUSAL, Rules
 
 from kvcache.ops import precompiled_package
+
+FEW_SPARSE = (
+    sparse_configuration.CASES[0],
+    sparse_configuration.CASES[3],
+    sparse_configuration.CASES[7],
+)
+"""Attention to chosen blocks by each kernel, plain and over codes."""
 
 HOPPER = "sm_90a"
 """The architecture that all is compiled for."""
@@ -98,7 +109,11 @@ def main() -> None:
     device = DeviceRef.GPU()
     session = InferenceSession(devices=[virtual_hopper()])
     session.set_mojo_assert_level(AssertLevel.ALL)
-    modules = {MEF_NAME: module_of(ours, device)}
+    sparse = sparse_configuration.ON_GPU if folder else FEW_SPARSE
+    modules = {
+        MEF_NAME: module_of(ours, device),
+        sparse_configuration.MEF_NAME: sparse_module(sparse, device),
+    }
     if folder:
         theirs = max_attention_module(max_attention.ON_GPU, device)
         modules[max_attention.MEF_NAME] = theirs

@@ -129,9 +129,7 @@ struct Parts[
 
     def _write_context(self, first: Unit, num_parts: Int):
         """Adds the parts of one context up into the first."""
-        for row in range(
-            first.num_tokens * first.num_heads * Self.Call.group
-        ):
+        for row in range(first.num_tokens * first.num_heads * Self.Call.group):
             var sums = self._row(first.part, row)
             for part in range(first.part + 1, first.part + num_parts):
                 Self._add(sums, self._row(part, row))

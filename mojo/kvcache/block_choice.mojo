@@ -249,9 +249,7 @@ def sortable[
     var number = isnan(score).select(Scores(neg_inf[DType.float32]()), score)
     number = number.eq(0).select(Scores(0), number)
     var bits = bitcast[DType.uint32, Int(width)](number)
-    var flip = (bits >> 31).eq(0).select(
-        Keys(0x8000_0000), Keys(0xFFFF_FFFF)
-    )
+    var flip = (bits >> 31).eq(0).select(Keys(0x8000_0000), Keys(0xFFFF_FFFF))
     return rebind[Keys](bits ^ rebind[type_of(bits)](flip))
 
 

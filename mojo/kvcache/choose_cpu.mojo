@@ -33,9 +33,7 @@ def choose_cpu[shape: ChoiceShape](choice: BlockChoice[shape]) raises:
         var position = choice.position(seq)
         var length = 0
         if position >= 0:
-            var count = choice.num_chosen(
-                seq, position // shape.block_size + 1
-            )
+            var count = choice.num_chosen(seq, position // shape.block_size + 1)
             length = choice.length(position, count)
         choice.sparse_lengths[unsafe_offset=seq] = UInt32(length)
 

@@ -9,7 +9,7 @@ from max.gpu import WARP_SIZE, barrier, block_idx, lane_id, thread_idx
 from max.gpu.host import DeviceContext, FuncAttribute
 from max.gpu.memory import external_memory
 from max.gpu.primitives import warp
-from std.atomic import Atomic
+from std.atomic import Atomic, Ordering
 from std.bit import pop_count
 from std.math import ceildiv
 from std.memory import AddressSpace, stack_allocation
@@ -135,7 +135,9 @@ def find_bar[
             var key = keys.get(i)
             if bar.is_at(key):
                 var digit = Int((key >> UInt32(shift)) % DIGITS)
-                _ = Atomic.fetch_add(counts.unsafe_offset(digit), 1)
+                _ = Atomic.fetch_add[ordering=Ordering.RELAXED](
+                    counts.unsafe_offset(digit), 1
+                )
         barrier()
         if Int(thread_idx.x) < WARP_SIZE:
             _find_digit(counts, bar.wanted)

@@ -97,9 +97,7 @@ struct Merger[shape: DecodeShape](TrivialRegisterPassable):
     var run: Run[Self.shape]
     """The run."""
 
-    def __init__(
-        out self, call: DecodeCall[Self.shape], run: Run[Self.shape]
-    ):
+    def __init__(out self, call: DecodeCall[Self.shape], run: Run[Self.shape]):
         """Names the run.
 
         Args:

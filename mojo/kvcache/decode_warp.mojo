@@ -69,9 +69,7 @@ struct WarpSums[shape: DecodeShape]:
     var unit: Float32
     """The largest scale of a value so far; 1 without quantisation."""
 
-    def __init__(
-        out self, call: DecodeCall[Self.shape], run: Run[Self.shape]
-    ):
+    def __init__(out self, call: DecodeCall[Self.shape], run: Run[Self.shape]):
         """Loads the queries.
 
         Args:

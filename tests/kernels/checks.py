@@ -1,5 +1,7 @@
 """Each op against its meaning: the properties that hold on any device."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from kvcache import reference
@@ -167,12 +169,7 @@ def check_weighted(
     rules: Rules,
     sinks: Array | None,
 ) -> None:
-    """Checks what an attention gave for a pool, up to its rounding.
-
-    Weights that are rounded to 16 bits before the tensor cores multiply them
-    err each by a part of itself: the sum by no more than that part of the
-    same sum over the values' sizes.
-    """
+    """Checks what an attention gave for a pool, up to its rounding."""
     configuration = kernels.configuration
 
     def attend(pool: Array) -> Array:
@@ -191,6 +188,30 @@ def check_weighted(
             value_dim=configuration.value_dim,
         ).astype(np.float64)
 
+    check_near(kernels, batch, actual, pool, attend)
+
+
+def check_near(
+    kernels: Kernels,
+    batch: Batch,
+    actual: Array,
+    pool: Array,
+    attend: Callable[[Array], Array],
+) -> None:
+    """Checks what an attention gave, up to its rounding.
+
+    Weights that are rounded to 16 bits before the tensor cores multiply them
+    err each by a part of itself: the sum by no more than that part of the
+    same sum over the values' sizes.
+
+    Args:
+        kernels: What computed it.
+        batch: The batch.
+        actual: What was computed.
+        pool: What was attended to.
+        attend: What the attention over a pool means.
+    """
+    configuration = kernels.configuration
     expected = attend(pool)
     assert np.isfinite(expected).all()
     tolerance = TOLERANCE[configuration.dtype]

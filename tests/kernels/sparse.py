@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import strategies as st
@@ -11,10 +12,13 @@ from kvcache import reference, reference_sparse
 
 from .batch import NO_PAGE, Batch, Indices, Pages
 from .buffers import Array, codes_to_buffer, rounded, to_array, to_buffer
-from .checks import TOLERANCE, drawn, poisoned_pool
+from .checks import check_near, drawn, poisoned_pool
 from .models import CompiledKernels, Kernels, loaded
 from .quantized import kept, quantized_pool
 from .sparse_configuration import MEF_NAME, SparseCase
+
+if TYPE_CHECKING:
+    from max.graph import Module
 
 SCORES = ("normal", "ties", "strange", "close", "equal", "zeros")
 """The kinds of scores."""
@@ -107,9 +111,9 @@ class SparseKernels:
 def sparse_kernels_on(
     device: Device, cases: Iterable[SparseCase]
 ) -> CompiledKernels:
-    """Compiles the graphs, asserts on, or loads them where they are compiled."""
+    """Compiles the graphs, asserts on, or loads them from a file."""
 
-    def build() -> object:
+    def build() -> "Module":
         from max.graph import DeviceRef
 
         from .build import sparse_module
@@ -238,8 +242,7 @@ def check_attention(
             softcap=case.rules.softcap,
         )
 
-    expected = attend(meant)
-    assert_near(kernels.kernels, batch, actual, expected, attend, meant)
+    check_near(kernels.kernels, batch, actual, meant, attend)
     if ratio == 1:
         dense = reference.attention(
             *(meant, queries, batch.input_row_offsets, batch.cache_lengths),
@@ -249,23 +252,7 @@ def check_attention(
             sinks=sinks,
             softcap=case.rules.softcap,
         )
-        np.testing.assert_allclose(expected, dense, rtol=1e-12, atol=1e-12)
-
-
-def assert_near(kernels, batch, actual, expected, attend, meant) -> None:  # type: ignore[no-untyped-def]
-    """Checks numbers up to their rounding, as `check_weighted` does."""
-    tolerance = TOLERANCE[kernels.configuration.dtype]
-    bound = tolerance["atol"] + tolerance["rtol"] * np.abs(expected)
-    if error := kernels.weight_error(batch):
-        sizes = meant.copy()
-        sizes[:, 1] = np.abs(sizes[:, 1])
-        bound += error * attend(sizes)
-    is_near = np.abs(actual - expected) <= bound  # not where it is NaN
-    assert is_near.all(), (
-        f"{np.count_nonzero(~is_near)} of {is_near.size} differ, the first at "
-        f"{np.argwhere(~is_near)[0]}: wanted {expected[~is_near][0]}, "
-        f"got {actual[~is_near][0]}"
-    )
+        np.testing.assert_allclose(attend(meant), dense, rtol=1e-12, atol=1e-12)
 
 
 def sparse_pool(

@@ -59,6 +59,7 @@ CASES = (
     SparseCase(
         configuration=cache_of("float32", 16, (3, 3), 8, layers=(1, 3)),
         block_size=16,
+        reserved_first=0,
     ),
     SparseCase(
         configuration=cache_of(
@@ -84,15 +85,6 @@ CASES = (
         ),
         block_size=64,
         top_k=1,
-    ),
-    SparseCase(
-        configuration=cache_of("bfloat16", 16, (1, 1), 40),
-        block_size=16,
-        reserved_first=0,
-    ),
-    SparseCase(
-        configuration=cache_of("float32", 256, (1, 2), 256),
-        block_size=256,
     ),
     SparseCase(
         configuration=cache_of(
@@ -132,10 +124,20 @@ CASES = (
     ),
 )
 """Every element type and granularity, every page size, blocks that are pages
-and parts of them."""
+and parts of them; all that the tests compile for the CPU."""
+
 
 ON_GPU = (
     *CASES,
+    SparseCase(
+        configuration=cache_of("bfloat16", 16, (1, 1), 40),
+        block_size=16,
+        reserved_first=0,
+    ),
+    SparseCase(
+        configuration=cache_of("float32", 256, (1, 2), 256),
+        block_size=256,
+    ),
     SparseCase(
         configuration=cache_of("bfloat16", 32, (4, 1), 256, layers=(1, 2)),
         block_size=32,
@@ -159,7 +161,9 @@ ON_GPU = (
         block_size=16,
     ),
 )
-"""Also what the decode kernel takes paths of its own for: heads that could be
-read in pairs, two tiles of query heads, scales of tokens."""
+"""Also what the decode kernel takes paths of its own for, or does not take:
+heads that could be read in pairs, two tiles of query heads, scales of tokens;
+odd head sizes, blocks of whole large pages."""
+
 CHOOSES_MANY = CASES[2]
 """What also chooses from very many blocks."""
