@@ -165,7 +165,11 @@ class LlamaDecoder:
             )
         else:
             mixed = cache_ops.flow_attention(
-                *(cache, self._flow, queries, offsets, *ratios),
+                cache,
+                self._flow,
+                queries,
+                offsets,
+                *ratios,
                 layer=layer,
                 scale=scale,
                 workspace=workspace,

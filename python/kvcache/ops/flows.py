@@ -1,7 +1,7 @@
 """Calls the compiled operations of a flow."""
 
 from max.dtype import DType
-from max.graph import BufferValue, TensorType, TensorValue, ops
+from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
 from kvcache.cache_inputs import CacheInputs, static_dim
 from kvcache.flow_ops import FlowOps, Scratch
@@ -91,8 +91,10 @@ def score_blocks(
     heads = cache.num_kv_heads
 
     def scratch_type(each: Scratch) -> TensorType:
-        tiles = [batch, heads, blocks] if each.is_per_block else [batch, heads]
-        shape = [*tiles, each.rows, each.columns]
+        tiles: list[Dim | int] = (
+            [batch, heads, blocks] if each.is_per_block else [batch, heads]
+        )
+        shape: list[Dim | int] = [*tiles, each.rows, each.columns]
         return TensorType(DType.float32, shape, device)
 
     scores, *_ = ops.inplace_custom(

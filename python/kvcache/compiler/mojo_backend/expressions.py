@@ -202,18 +202,26 @@ class Expressions:
         assert how is not None
         if node.op.attributes["dim"] == 1:
             return self._folded(
-                x, how, k, at.width, lambda i: At(
+                x,
+                how,
+                k,
+                at.width,
+                lambda i: At(
                     _shifted(at.row, k, i), at.column, at.width, at.chunk
-                )
+                ),
             )
         return self._gathered(
             at,
             [
                 self._named(
                     self._folded(
-                        x, how, k, 1, lambda i, place=place: At(
+                        x,
+                        how,
+                        k,
+                        1,
+                        lambda i, place=place: At(
                             at.row, _shifted(place, k, i)
-                        )
+                        ),
                     )
                 )
                 for place in (scaled(at.column, 1, j) for j in range(at.width))
@@ -231,12 +239,16 @@ class Expressions:
         if k <= MOST_UNROLLED:
             for i in range(k):
                 name = self.value(x, place(i))
-                self.code.line(f"{folded} = {how.step.format(a=folded, x=name)}")
+                self.code.line(
+                    f"{folded} = {how.step.format(a=folded, x=name)}"
+                )
         else:
             count = self.code.name("i")
             with self.code.block(f"for {count} in range({k}):"):
                 name = self.value(x, place(count))
-                self.code.line(f"{folded} = {how.step.format(a=folded, x=name)}")
+                self.code.line(
+                    f"{folded} = {how.step.format(a=folded, x=name)}"
+                )
         return how.last.format(a=folded, n=k)
 
 

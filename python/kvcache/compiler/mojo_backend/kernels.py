@@ -46,9 +46,7 @@ def summariser(pipeline: Pipeline, bindings: Bindings) -> KernelText:
     return KernelText("Summarise", text, _members(tensors, bindings))
 
 
-def scorer(
-    name: str, pipeline: Pipeline, bindings: Bindings
-) -> KernelText:
+def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:
     """Writes a kernel that goes through the blocks of a sequence and head."""
     tensors = (*pipeline.leaves, *pipeline.stores)
     is_per_block = any(not bindings.is_request(x) for x in pipeline.stores)
@@ -125,10 +123,10 @@ def _body(
     if lanes == 1 and "is_there" in code.text():
         head.line("comptime is_there = True")
     for width, chunk in sorted(set(_COLUMN.findall(code.text()))):
-        head.line(
-            f"var column_{width}_{chunk} = team.column[{width}]({chunk})"
-        )
-    return _Body(head.text().strip("\n") + "\n" + code.text(), lanes, passes.kept)
+        head.line(f"var column_{width}_{chunk} = team.column[{width}]({chunk})")
+    return _Body(
+        head.text().strip("\n") + "\n" + code.text(), lanes, passes.kept
+    )
 
 
 _COLUMN = re.compile(r"\bcolumn_(\d+)_(\d+)\b")
@@ -210,9 +208,7 @@ def _store(
             passes.store(each, target)
 
 
-def _members(
-    tensors: Sequence[int], bindings: Bindings
-) -> tuple[str, ...]:
+def _members(tensors: Sequence[int], bindings: Bindings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(bindings.member(x) for x in tensors))
 
 

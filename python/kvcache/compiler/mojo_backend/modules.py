@@ -301,7 +301,8 @@ def _setup(plan: _Plan, *, is_quantized: bool) -> list[str]:
 def _made(kernel: KernelText, *, is_score: bool) -> str:
     q = "q_dtype, " if is_score else ""
     arguments = ", ".join(
-        f"{member}_tiles" if member.startswith(("scratch", "scores", "queries"))
+        f"{member}_tiles"
+        if member.startswith(("scratch", "scores", "queries"))
         else member
         for member in kernel.members
     )
@@ -340,9 +341,7 @@ def _launch_scores(plan: _Plan) -> list[str]:
         )
     for text, kernel in zip(plan.kernels, plan.launches, strict=True):
         lines += (
-            _launch_kernel(text)
-            if text
-            else _launch_over_blocks(plan, kernel)
+            _launch_kernel(text) if text else _launch_over_blocks(plan, kernel)
         )
     return lines
 
@@ -369,9 +368,7 @@ def _launch_over_blocks(plan: _Plan, kernel: Kernel) -> list[str]:
         for each in (x, node.output)
     )
     scale = number(node.op.attributes.get("scale", 1.0))
-    work = (
-        f"OverBlocks({OVER_BLOCKS[node.op.kind]}, {rows * columns}, {scale})"
-    )
+    work = f"OverBlocks({OVER_BLOCKS[node.op.kind]}, {rows * columns}, {scale})"
     return [
         'comptime if target == "cpu":',
         f"    over_blocks_cpu[{work}]({source}, {result}, tables, "
