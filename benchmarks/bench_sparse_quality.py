@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     model = load_model(download_smollm2())
     tokenizer = model.tokenizer
     assert tokenizer is not None, "SmolLM2 has one"
-    chosen = [(flow, size) for flow in args.flows for size in args.block_sizes]
+    chosen = [(flow, size) for flow, size in CHOSEN if args.only in flow]
     longest = max(args.length, *args.lengths) + 64
     pages = (len(RATIOS) + 1) * pages_for(longest, PAGE_SIZE)
     for (flow, size), compiled in compile_flows(model, chosen).items():
