@@ -171,6 +171,13 @@ def test_roots_may_be_tensors() -> None:
     assert shape_of(program_of(ctx, [ctx.tensor_list[2]])) == [[1]]
 
 
+def test_a_named_tensor_is_made_though_its_reader_is_replaced() -> None:
+    ops = [([0], 1, W), ([1], 2, W), ([0], 2, W)]
+    (kernel,) = program_of(lists(ops, {0: "k", 1: "a", 2: "b"})).kernels
+    assert [node.op_id for node in kernel.nodes] == [0, 2]
+    assert kernel.stores == (1, 2)
+
+
 def test_a_result_that_is_replaced_unread_is_left_out() -> None:
     ctx = lists([([0], 1, W), ([0], 1, W), ([1], 2, W)], {0: "k", 1: "a"})
     assert shape_of(program_of(ctx)) == [[1, 2]]

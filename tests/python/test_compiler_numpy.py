@@ -21,6 +21,8 @@ from compiler_cases import (
     drawn_fields,
     fields_for,
     indexer_context,
+    mixture,
+    recorded_mixture,
     recorded_on_cache,
     recorded_on_indexer,
     runner,
@@ -341,3 +343,28 @@ def test_no_complete_block_gives_no_scores(tmp_path: Path) -> None:
     }
     q = np.zeros((GROUP, 24), np.float32)
     assert score_blocks(program_of(ctx), q, fields).shape == (0,)
+
+
+@pytest.mark.parametrize("fusion", ["", "1"])
+def test_rows_of_requests_and_blocks_in_turns(
+    fusion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVCACHE_DISABLE_FUSION", fusion)
+    ctx = indexer_context(tmp_path, "numpy")
+    recorded_mixture(ctx)
+    pool, q = drawn_fields(((1, 24),)), drawn((6, GROUP, 24))
+    o = np.full(64, -1)
+    runner(ctx).forward(q, o, pool, ctx)
+    program = program_of(ctx)
+    for row in range(6):
+        start, end = ctx.dense_kv_indptr[row : row + 2]
+        mine = ctx.dense_kv_indices[start:end]
+        if len(mine) < 2:
+            continue
+        wanted = mixture(q[row], pool["f0"][mine[:-1]])
+        fields = {"f0": pool["f0"][mine[:-1]]}
+        scores = score_blocks(program, q[row], fields)
+        np.testing.assert_allclose(scores, wanted, rtol=1e-4, atol=1e-5)
+        begin, stop = ctx.sparse_kv_indptr[row : row + 2]
+        places = chosen_places(scores, len(mine), ctx)
+        assert o[begin:stop].tolist() == mine[places].tolist()
