@@ -149,7 +149,7 @@ def test_other_intermediate_types_are_refused(told: object) -> None:
         {"block_size": 128},
         {"block_size": 0},
         {"page_size": -64},
-        {"page_size": True},
+        {"head_dim": True},
         {"head_dim": 8.0},
         {"head_num": 0},
     ],

@@ -200,6 +200,8 @@ def test_types_that_a_flow_has_are_kept() -> None:
     record_cache(flow, cache_context(head_dim=16))
     assert flow.head_dim == 16
     assert flow.kv_cache_dtype == "float8_e4m3fn"
+    assert flow.q_data_type == "float16"
+    assert flow.intermediate_dtype == "float32"
 
 
 def test_flow_raises_what_is_chosen_and_never_lowers_it() -> None:
