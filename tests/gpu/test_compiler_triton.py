@@ -25,6 +25,7 @@ from compiler_cases import (  # noqa: E402
     drawn_fields,
     fields_for,
     indexer_context,
+    recorded_mixture,
     recorded_on_cache,
     recorded_on_indexer,
     runner,
@@ -210,6 +211,21 @@ def test_shipped_flow_from_keys_to_blocks(
     for field, wanted in here.items():
         equal(pool[field], wanted)
     assert np.array_equal(chosen.cpu().numpy(), o)
+
+
+@pytest.mark.parametrize("fusion", ["", "1"])
+def test_rows_of_requests_and_blocks_in_turns(
+    fusion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVCACHE_DISABLE_FUSION", fusion)
+    ctx = indexer_context(tmp_path, "numpy")
+    recorded_mixture(ctx)
+    here, q = drawn_fields(((1, 24),)), drawn((6, GROUP, 24))
+    wanted = np.full(64, -1)
+    runner(ctx).forward(q, wanted, here, ctx)
+    got, pool = there(np.full(64, -1)), all_there(here)
+    runner(on_gpu(ctx)).forward(there(q), got, pool, ctx)
+    assert np.array_equal(got.cpu().numpy(), wanted)
 
 
 def test_loc_is_int64_of_one_axis(tmp_path: Path) -> None:

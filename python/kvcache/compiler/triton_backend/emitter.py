@@ -39,6 +39,9 @@ _SIZES = {
 def triton_module(program: Program, ctx: GraphContext) -> ModuleText:
     """Returns the module of a pipeline.
 
+    Where some elements are NaN, `Max`, `Min`, `Maximum` and `Minimum` give one
+    of the others; those of the NumPy backend give NaN.
+
     Raises:
         NotImplementedError: If there is no code for an operator, or a field
             is of a type that cannot be written.
