@@ -110,7 +110,7 @@ CASES = (
     ),
     SparseCase(
         configuration=cache_of(
-            *("bfloat16", 256, (3, 2), 128),
+            *("bfloat16", 256, (2, 2), 64),
             layers=(1, 2),
             kept=Kept("float8_e4m3fn", "head"),
         ),
