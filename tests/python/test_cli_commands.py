@@ -15,7 +15,7 @@ from fake_serving import Setting, make
 from kvcache.cli import demo, generate, view
 from kvcache.cli.app import run
 from kvcache.cli.conversations import CONVERSATIONS, SYSTEM
-from kvcache.cli.options import CacheOptions
+from kvcache.cli.options import CacheOptions, SparseChoice
 from kvcache.model import LlamaModel, Tokenizer, load_model
 from kvcache.serve import SamplingParams, ScheduleLimits, ServingLoop
 from kvcache.spec import pages_for
@@ -78,6 +78,31 @@ def generate_json(
     assert out.count("\n") == 1
     answer: dict[str, Any] = json.loads(out)
     return answer
+
+
+def test_sparse_reaches_the_loop(
+    small: Path,
+    loops: list[ServingLoop],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[CacheOptions] = []
+    open_fake = demo.open_loop
+
+    def open_loop(
+        model: LlamaModel, cache: CacheOptions, **rest: Any
+    ) -> ServingLoop:
+        asked.append(cache)
+        return open_fake(model, cache, **rest)
+
+    monkeypatch.setattr(demo, "open_loop", open_loop)
+    command = ["demo", "--model", str(small), "--max-new-tokens", "2"]
+    assert run([*command, "--sparse", "gqa_quest_sparse_attention:0.25"]) == 0
+    assert run(command) == 0
+    assert [cache.sparse for cache in asked] == [
+        SparseChoice("quest", 0.25),
+        None,
+    ]
+    assert len(loops) == 2
 
 
 @pytest.mark.usefixtures("loops")

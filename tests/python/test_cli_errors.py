@@ -72,6 +72,10 @@ def test_wrong_command_line_is_status_2(
     [
         ("--device", "tpu"),
         ("--kv-dtype", "uint8"),
+        ("--sparse", "quest"),
+        ("--sparse", "quest:0"),
+        ("--sparse", "quest:1.5"),
+        ("--sparse", "best:0.5"),
         ("--max-pages", "0"),
         ("--max-pages", "many"),
         ("--max-new-tokens", "0"),
