@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import ml_dtypes
@@ -27,8 +27,8 @@ SCALE = HEAD_DIM**-0.5
 BLOCK_SIZE = 64
 PAGE_SIZE = 128
 FLOWS = ("block_sparse", "gqa_block_sparse", "quest", "window")
-DISTINCT_PAGES = 512
-"""Pages of drawn numbers, of which a pool's pages are copies."""
+DISTINCT_NUMBERS = 16 << 20
+"""How many numbers are drawn for a large pool; the others are copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +183,11 @@ class Step:
     queries: Buffer
     ratios: Buffer
 
+    def with_ratio(self, machine: Machine, ratio: float) -> "Step":
+        """Returns the same step with another share of blocks."""
+        ratios = np.full(self.ratios.shape[0], ratio, np.float32)
+        return replace(self, ratios=_to(machine, ratios))
+
     @property
     def inputs(self) -> tuple[Buffer, ...]:
         """What graphs that attend take."""
@@ -196,7 +201,6 @@ def step(
     context: int,
     num_layers: int,
     summaries: Summaries | None,
-    ratio: float,
     pages: Buffer | None = None,
 ) -> Step:
     """Lays out a batch of equal contexts on random pages.
@@ -207,7 +211,6 @@ def step(
         context: Tokens of each, the new one included.
         num_layers: Layers of the pool.
         summaries: What is kept of each block.
-        ratio: The share of its blocks that each sequence attends to.
         pages: The pool, if there is one already.
     """
     columns = context // PAGE_SIZE
@@ -245,13 +248,13 @@ def step(
         ),
         offsets=_to(machine, np.arange(batch + 1, dtype=np.uint32)),
         queries=machine.numbers((batch, NUM_Q_HEADS, HEAD_DIM), 2),
-        ratios=_to(machine, np.full(batch, ratio, np.float32)),
+        ratios=_to(machine, np.ones(batch, np.float32)),
     )
 
 
 def pool(machine: Machine, num_pages: int, page: tuple[int, ...]) -> Buffer:
     """Returns pages of drawn numbers; those of a large pool repeat."""
-    most = max(1, min(DISTINCT_PAGES, (64 << 20) // int(np.prod(page))))
+    most = max(1, DISTINCT_NUMBERS // int(np.prod(page)))
     some = machine.numbers((min(most, num_pages), *page), 3)
     if some.shape[0] == num_pages:
         return some
