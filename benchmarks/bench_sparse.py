@@ -9,12 +9,14 @@ machine without one, and `--load FOLDER` measures there.
 The layout is Llama 3 8B's: 32 query heads over 8 key-value heads of 128, pages
 of 128 tokens in random order, blocks of 64. A time is that of one layer: scores
 and choice of blocks, and attention to them. `speedup` is over dense decode of
-the same batch in the same run. On a GPU graphs are captured and replayed, and
+the same batch in the same run. `store` rows have the stores of all layers of a
+step, without and with the summaries of the blocks that it completes, per layer. On a GPU graphs are captured and replayed, and
 timed by the device's clock; on the CPU whole executions are timed.
 """
 
 import argparse
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +111,34 @@ def measure(
             del own, step
         del base
         gc.collect()
+
+
+def measure_stores(
+    machine: steps.Machine, timer: Timer, flows: dict[str, Summaries]
+) -> Iterator[Row]:
+    """Yields what keeping summaries adds to the stores of all layers."""
+    layers = CPU_LAYERS if machine.device.is_host else MANY_LAYERS
+    drawn = np.random.default_rng(8).integers(0, 4096, 64).tolist()
+    batches = {
+        "decode 64": [(cached, 1) for cached in drawn],
+        "decode 64, every block complete": [(4095, 1)] * 64,
+        "prompts 8x2048": [(0, 2048)] * 8,
+    }
+    for case, lengths in batches.items():
+        for name, summaries in flows.items():
+            batch = steps.stores(
+                machine, lengths, num_layers=layers, summaries=summaries
+            )
+            alone = timer(f"{name}_store_only", layers, batch.inputs)
+            both = timer(f"{name}_store", layers, batch.inputs)
+            yield {
+                "case": f"store {case}",
+                "who": name,
+                "layers": layers,
+                "us": round(alone, 3),
+                "with_summaries_us": round(both, 3),
+                "added_pct": round(100 * (both / alone - 1), 1),
+            }
 
 
 def check(
@@ -222,7 +252,9 @@ def main() -> None:
         where = context(processor())
         timer = cpu_timer(models, args.repeats)
     check(machine, models, flows)
-    rows = measure(machine, timer, flows)
+    rows = itertools.chain(
+        measure_stores(machine, timer, flows), measure(machine, timer, flows)
+    )
     write((row | where for row in rows), args.json)
 
 

@@ -1,7 +1,7 @@
 """Decode steps over a cache with summaries: graphs, inputs, and their check."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -174,6 +174,22 @@ def extensions(flows: Iterable[FlowOps]) -> list[Path]:
 
 
 @dataclass(frozen=True, slots=True)
+class Stores:
+    """What a step that stores takes on the device."""
+
+    cache: tuple[Buffer, ...]
+    """Pages, cache lengths, lookup table, longest lengths, summaries."""
+    offsets: Buffer
+    keys: Buffer
+    values: Buffer
+
+    @property
+    def inputs(self) -> tuple[Buffer, ...]:
+        """What graphs that store take."""
+        return *self.cache, self.offsets, self.keys, self.values
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step's inputs on the device."""
 
@@ -213,18 +229,67 @@ def step(
         summaries: What is kept of each block.
         pages: The pool, if there is one already.
     """
-    columns = context // PAGE_SIZE
+    return Step(
+        cache=_cache(
+            machine,
+            [(context - 1, 1)] * batch,
+            num_layers=num_layers,
+            summaries=summaries,
+            pages=pages,
+        ),
+        offsets=_to(machine, np.arange(batch + 1, dtype=np.uint32)),
+        queries=machine.numbers((batch, NUM_Q_HEADS, HEAD_DIM), 2),
+        ratios=_to(machine, np.ones(batch, np.float32)),
+    )
+
+
+def stores(
+    machine: Machine,
+    lengths: Sequence[tuple[int, int]],
+    *,
+    num_layers: int,
+    summaries: Summaries,
+) -> Stores:
+    """Lays out a batch that is stored.
+
+    Args:
+        machine: Where.
+        lengths: Cached and new tokens of each sequence.
+        num_layers: Layers of the pool.
+        summaries: What is kept of each block.
+    """
+    new = np.array([count for _, count in lengths])
+    offsets = np.concatenate([[0], new.cumsum()]).astype(np.uint32)
+    rows = (int(offsets[-1]), NUM_KV_HEADS, HEAD_DIM)
+    return Stores(
+        cache=_cache(
+            machine, lengths, num_layers=num_layers, summaries=summaries
+        ),
+        offsets=_to(machine, offsets),
+        keys=machine.numbers(rows, 4),
+        values=machine.numbers(rows, 5),
+    )
+
+
+def _cache(
+    machine: Machine,
+    lengths: Sequence[tuple[int, int]],
+    *,
+    num_layers: int,
+    summaries: Summaries | None,
+    pages: Buffer | None = None,
+) -> tuple[Buffer, ...]:
+    """Returns the inputs of a cache whose pages are in random order."""
+    batch = len(lengths)
+    columns = max(-(-sum(pair) // PAGE_SIZE) for pair in lengths)
     num_pages = batch * columns
     order = np.random.default_rng(1).permutation(num_pages)
     spare = -columns % 8 + 8
     table = np.full((batch, columns + spare), num_pages, np.uint32)
     table[:, :columns] = order.reshape(batch, columns)
     if pages is None:
-        pages = pool(
-            machine,
-            num_pages + 1,
-            (2, num_layers, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM),
-        )
+        page = 2, num_layers, PAGE_SIZE, NUM_KV_HEADS, HEAD_DIM
+        pages = pool(machine, num_pages + 1, page)
     leaves = [
         pool(
             machine,
@@ -238,17 +303,13 @@ def step(
         )
         for field in (summaries.fields if summaries else ())
     ]
-    return Step(
-        cache=(
-            pages,
-            _to(machine, np.full(batch, context - 1, np.uint32)),
-            _to(machine, table),
-            Buffer.from_numpy(np.array([[1, context]], np.uint32)),
-            *leaves,
-        ),
-        offsets=_to(machine, np.arange(batch + 1, dtype=np.uint32)),
-        queries=machine.numbers((batch, NUM_Q_HEADS, HEAD_DIM), 2),
-        ratios=_to(machine, np.ones(batch, np.float32)),
+    longest = [[max(n for _, n in lengths), max(map(sum, lengths))]]
+    return (
+        pages,
+        _to(machine, np.array([cached for cached, _ in lengths], np.uint32)),
+        _to(machine, table),
+        Buffer.from_numpy(np.array(longest, np.uint32)),
+        *leaves,
     )
 
 
