@@ -91,7 +91,7 @@ MOJO_LAYERS = (
         "decode_warp",
         "rope",
     },
-    {"block_choice", "decode_factors"},
+    {"block_choice", "choose_bar", "decode_factors"},
     {"decode_stage", "prefill_products", "prefill_queries", "prefill_stage"},
     {"prefill_share"},
     {"decode_call", "prefill_call"},
@@ -109,6 +109,7 @@ MOJO_LAYERS = (
         "cache",
         "parallel",
         "ragged",
+        "score_keys",
         "vectors",
     },
     {

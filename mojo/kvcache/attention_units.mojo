@@ -26,8 +26,7 @@ comptime Flags = OptionalReg[Pointer[UInt32, ImmUntrackedOrigin]]
 
 @fieldwise_init
 struct Unit(TrivialRegisterPassable):
-    """Some new tokens of one sequence, some heads, and a part of the context.
-    """
+    """Some new tokens of one sequence, some heads, and a part of the context."""
 
     var seq: Int
     """The sequence."""

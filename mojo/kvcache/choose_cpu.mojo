@@ -2,16 +2,9 @@
 
 from std.sys import simd_width_of
 
-from .block_choice import (
-    DIGITS,
-    DIGIT_BITS,
-    KEY_BITS,
-    Bar,
-    BlockChoice,
-    ChoiceShape,
-    sortable,
-)
+from .block_choice import BlockChoice, ChoiceShape
 from .parallel import parallel_ranges
+from .score_keys import DIGITS, DIGIT_BITS, KEY_BITS, Bar, sortable
 
 comptime GRAIN_BLOCKS = 1 << 14
 """The fewest blocks to choose from that are worth a core of their own."""

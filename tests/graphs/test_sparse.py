@@ -9,9 +9,11 @@ from kernels.batch import REGIMES, Batch, regimes
 from kernels.sparse import (
     SCORES,
     SparseKernels,
-    batches,
     check_attention,
     check_choice,
+)
+from kernels.sparse_batches import (
+    batches,
     edges,
     long,
     mixed,
