@@ -6,11 +6,10 @@ from max.driver import Buffer
 from kvcache.compiler.numpy_backend import run_cache, score_blocks
 
 from .batch import Batch, Pages
-from .buffers import Array, rounded, to_buffer
+from .buffers import Array, codes_to_buffer, rounded, to_buffer
 from .checks import drawn
 from .flows import FlowKernels
 from .quantized import POISON, quantized_pool
-from .buffers import codes_to_buffer
 
 TOLERANCE = {
     "float32": {"rtol": 2e-5, "atol": 2e-5},
@@ -48,13 +47,9 @@ def check_summaries(kernels: FlowKernels, batch: Batch) -> None:
                 name: array[places[:, 0], layer, places[:, 1], head]
                 for name, array in before.items()
             }
-            made = run_cache(
-                configuration.programs.cache, {**given, **tiles}
-            )
+            made = run_cache(configuration.programs.cache, {**given, **tiles})
             for name, values in made.items():
-                expected[name][places[:, 0], layer, places[:, 1], head] = (
-                    values
-                )
+                expected[name][places[:, 0], layer, places[:, 1], head] = values
 
     actual = kernels.summarise(pools, before, batch, pages)
 

@@ -46,9 +46,7 @@ def summariser(pipeline: Pipeline, bindings: Bindings) -> KernelText:
     return KernelText("Summarise", text, _members(tensors, bindings))
 
 
-def scorer(
-    name: str, pipeline: Pipeline, bindings: Bindings
-) -> KernelText:
+def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:
     """Writes a kernel that goes through the blocks of a sequence and head."""
     tensors = (*pipeline.leaves, *pipeline.stores)
     is_per_block = any(not bindings.is_request(x) for x in pipeline.stores)
@@ -119,23 +117,23 @@ def _body(
         head.line("var team = Team[1]()")
     if lanes == 1 and passes.kept:
         head.line(
-            f"var kept = stack_allocation[{passes.kept}, Float32, alignment=32]()"
-            ".unsafe_origin_cast[MutUntrackedOrigin]()"
+            f"var kept = stack_allocation[{passes.kept}, Float32, "
+            "alignment=32]().unsafe_origin_cast[MutUntrackedOrigin]()"
         )
     if lanes == 1 and "is_there" in code.text():
         head.line("comptime is_there = True")
     for width, chunk in sorted(set(_COLUMN.findall(code.text()))):
-        head.line(
-            f"var column_{width}_{chunk} = team.column[{width}]({chunk})"
-        )
-    return _Body(head.text().strip("\n") + "\n" + code.text(), lanes, passes.kept)
+        head.line(f"var column_{width}_{chunk} = team.column[{width}]({chunk})")
+    return _Body(
+        head.text().strip("\n") + "\n" + code.text(), lanes, passes.kept
+    )
 
 
 _COLUMN = re.compile(r"\bcolumn_(\d+)_(\d+)\b")
 
 
 def _summarise(passes: Passes, bindings: Bindings) -> None:
-    pipeline, code = passes.pipeline, passes.code
+    pipeline = passes.pipeline
     if passes.lanes > 1:
         passes.sync_rounds()
     _name_leaves(passes, bindings, pipeline.leaves, None)
@@ -210,9 +208,7 @@ def _store(
             passes.store(each, target)
 
 
-def _members(
-    tensors: Sequence[int], bindings: Bindings
-) -> tuple[str, ...]:
+def _members(tensors: Sequence[int], bindings: Bindings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(bindings.member(x) for x in tensors))
 
 
@@ -249,8 +245,10 @@ def _struct(
         *(f"        self.{member} = {member}" for member in types),
         "",
         "    def _to_device_type(",
-        "        self, mut encoder: Some[DeviceTypeEncoder], "
-        "target: MutOpaquePointer[_]",
+        (
+            "        self, mut encoder: Some[DeviceTypeEncoder], "
+            "target: MutOpaquePointer[_]"
+        ),
         "    ):",
         "        encoder.encode(self, target)",
         "",
