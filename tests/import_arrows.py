@@ -62,10 +62,10 @@ MOJO_LAYERS = (
         "store_latents_gpu",
         "store_quantized_cpu",
         "store_quantized_gpu",
-        "summarise_cpu",
-        "summarise_gpu",
+        "summarise_slots_cpu",
+        "summarise_slots_gpu",
     },
-    {"attention_parts", "run_copy"},
+    {"attention_parts", "run_copy", "summarise_cpu", "summarise_gpu"},
     # What kernels are made of.
     {
         "attention_block",
@@ -83,6 +83,7 @@ MOJO_LAYERS = (
         "row_share",
         "runs",
         "sequence_rows",
+        "slots",
     },
     {
         "attention_pieces",

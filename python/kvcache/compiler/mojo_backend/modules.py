@@ -99,7 +99,7 @@ def flow_text(
         head_dim: Elements per head.
     """
     maker = Bindings(cache, fields, group_size, head_dim)
-    summarise = summariser(_whole(cache), maker)
+    summarise = summariser(whole(cache), maker)
     plan = ScorePlan(indexer, fields, group_size, head_dim)
     parts = [HEADER, summarise.text]
     parts += [each.text for each in plan.kernels if each]
@@ -112,7 +112,7 @@ def flow_text(
     return FlowText("\n".join(parts), tuple(scratch.values()))
 
 
-def _whole(program: Program) -> Pipeline:
+def whole(program: Program) -> Pipeline:
     """All kernels of a cache side as one: none waits for another tile."""
     return Pipeline(
         nodes=tuple(node for k in program.kernels for node in k.nodes),
