@@ -212,9 +212,7 @@ class Expressions:
         parts = []
         for j in range(at.width):
             columns = _Group(scaled(at.column, 1, j), k)
-            text = self._folded(
-                x, how, k, lambda i, own=columns: At(at.row, own.place(i))
-            )
+            text = self._folded(x, how, k, columns.in_row(at.row))
             parts.append(self.code.let(object(), "group", text))
         return self._gathered(at, parts)
 
@@ -253,6 +251,10 @@ class _Group:
     def place(self, i: Index) -> Index:
         """Returns where one of them is."""
         return _plus(scaled(self.number, self.length), i)
+
+    def in_row(self, row: Index) -> Callable[[Index], At]:
+        """Returns what gives the place of each of them in a row."""
+        return lambda i: At(row, self.place(i))
 
 
 def across(how: Folding, name: str, *, width: int) -> str:

@@ -1,6 +1,7 @@
 """Cache sides as classes, for tensors with a row for each block."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -72,20 +73,18 @@ class SlotCache:
         self._model(buffers[0].device).execute(slots, *buffers)
 
     def _model(self, device: Device) -> Model:
+        tensors = [
+            self.program.tensors[each] for each in slot_tensors(self.program)
+        ]
         name, extension = self.package
-        return _loaded(
-            _Plan(
-                name,
-                extension,
-                self.page_size,
-                self.num_kv_heads,
-                tuple(
-                    (self.program.tensors[x].dtype, *self.program.tensors[x].tile)
-                    for x in slot_tensors(self.program)
-                ),
-            ),
-            device,
+        plan = _GraphPlan(
+            name,
+            extension,
+            self.page_size,
+            self.num_kv_heads,
+            tuple((each.dtype, *each.tile) for each in tensors),
         )
+        return _loaded(plan, device)
 
 
 def compiled_class(program: Program, ctx: Any) -> type[SlotCache]:
@@ -123,27 +122,35 @@ def compiled_class(program: Program, ctx: Any) -> type[SlotCache]:
     )
 
 
-class _Plan(tuple[Any, ...]):
-    """What a graph is built of: name, module, sizes, tensors' types."""
+@dataclass(frozen=True, slots=True)
+class _GraphPlan:
+    """What a graph is built of."""
 
-    __slots__ = ()
+    name: str
+    extension: Path
+    page_size: int
+    num_kv_heads: int
+    tensors: tuple[tuple[str, int, int], ...]
+    """Type, rows and columns of each tensor."""
 
-    def __new__(cls, *parts: Any) -> "_Plan":
-        return super().__new__(cls, parts)
+    def mef(self, label: str) -> Path:
+        """Returns the file of the compiled graph."""
+        return self.extension.with_name(
+            f"{self.name}_{label}_{self.page_size}_{self.num_kv_heads}.mef"
+        )
 
 
 @cache
-def _loaded(plan: _Plan, device: Device) -> Model:
+def _loaded(plan: _GraphPlan, device: Device) -> Model:
     """Loads the graph of a device, compiled before or now."""
-    name, extension, page_size, heads, _ = plan
     session = InferenceSession(devices=[device])
     reference = DeviceRef.from_device(device)
     label = "cpu" if device.is_host else f"gpu_{device.architecture_name}"
-    mef = extension.with_name(f"{name}_{label}_{page_size}_{heads}.mef")
+    mef = plan.mef(label)
     if not is_whole(mef):
         compiled = session.compile(
             _graph(plan, reference),
-            custom_extensions=[precompiled_package(), extension],
+            custom_extensions=[precompiled_package(), plan.extension],
         )
         staged = mef.with_name(f".writing_{id(compiled)}_{mef.name}")
         compiled.export_mef(staged)
@@ -152,23 +159,25 @@ def _loaded(plan: _Plan, device: Device) -> Model:
     return session.load(mef)
 
 
-def _graph(plan: _Plan, device: DeviceRef) -> Graph:
-    name, extension, page_size, heads, types = plan
+def _graph(plan: _GraphPlan, device: DeviceRef) -> Graph:
     inputs = [
         BufferType(DType[dtype], ["num_rows", rows, columns], device)
-        for dtype, rows, columns in types
+        for dtype, rows, columns in plan.tensors
     ]
     slots = TensorType(DType.int64, ["num_slots"], device)
     with Graph(
-        name,
+        plan.name,
         input_types=[slots, *inputs],
-        custom_extensions=[precompiled_package(), extension],
+        custom_extensions=[precompiled_package(), plan.extension],
     ) as graph:
         ops.inplace_custom(
-            f"{name}.summarise",
+            f"{plan.name}.summarise",
             device=device,
             values=list(graph.inputs),
-            parameters={"page_size": page_size, "num_kv_heads": heads},
+            parameters={
+                "page_size": plan.page_size,
+                "num_kv_heads": plan.num_kv_heads,
+            },
         )
         graph.output()
     return graph
@@ -212,5 +221,3 @@ def _slots(loc: Any, device: Device) -> Buffer:
             f"{tuple(slots.shape)}"
         )
     return slots
-
-

@@ -28,9 +28,7 @@ class SlotBindings(Bindings):
         """Returns the type of that member: a block a page, of one head."""
         described = self.program.tensors[tensor]
         rows, columns = described.tile
-        return (
-            f"FieldPool[DType.{described.dtype}, {rows}, {columns}, 1, 1]"
-        )
+        return f"FieldPool[DType.{described.dtype}, {rows}, {columns}, 1, 1]"
 
     def tile(self, tensor: int, *, block: str | None) -> str:
         """Returns the expression of a tensor's tile."""
@@ -89,6 +87,11 @@ def slot_text(program: Program) -> str:
         "        else:",
         "            summarise_slots_gpu(flow, rows, ctx)",
     ]
-    return HEADER.rstrip() + "\n" + IMPORTS + kernel.text + "\n" + (
-        "\n".join(lines) + "\n"
+    return (
+        HEADER.rstrip()
+        + "\n"
+        + IMPORTS
+        + kernel.text
+        + "\n"
+        + ("\n".join(lines) + "\n")
     )
