@@ -9,9 +9,10 @@ machine without one, and `--load FOLDER` measures there.
 The layout is Llama 3 8B's: 32 query heads over 8 key-value heads of 128, pages
 of 128 tokens in random order, blocks of 64. A time is that of one layer: scores
 and choice of blocks, and attention to them. `speedup` is over dense decode of
-the same batch in the same run. `store` rows have the stores of all layers of a
-step, without and with the summaries of the blocks that it completes, per layer. On a GPU graphs are captured and replayed, and
-timed by the device's clock; on the CPU whole executions are timed.
+the same batch in the same run. Rows of stores have those of all layers of a
+step, without and with the summaries of the blocks that it completes, per layer.
+On a GPU graphs are captured and replayed, and timed by the device's clock; on
+the CPU whole executions are timed.
 """
 
 import argparse

@@ -11,6 +11,7 @@ import argparse
 import gc
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,16 +25,22 @@ from max.driver import (
 from max.engine import InferenceSession
 from max.engine.api import AssertLevel
 from max.graph import DeviceRef, Module
+<<<<<<< HEAD
 from tests.kernels import max_attention, programs, sparse_configuration
 from tests.kernels.build import (
     max_attention_module,
     module_of,
     sparse_module,
 )
+=======
+from tests.kernels import flows, max_attention, programs
+from tests.kernels.build import max_attention_module, module_of
+>>>>>>> c6-mojo
 from tests.kernels.configuration import (
     LARGE_PAGES,
     ONNX_FLOAT32,
 )
+from tests.kernels.flow_configuration import FLOWS, SHIPPED
 from tests.kernels.latent_configuration import LATENTS, QUANTIZED_LATENTS
 from tests.kernels.models import MEF_NAME
 from tests.kernels.quantized_configuration import (
@@ -81,7 +88,10 @@ def virtual_hopper() -> Accelerator:
 
 
 def compile_module(
-    session: InferenceSession, module: Module, target: Path | None
+    session: InferenceSession,
+    module: Module,
+    target: Path | None,
+    extensions: Sequence[Path] = (),
 ) -> None:
     """Compiles every graph of a module, asserts on.
 
@@ -89,9 +99,12 @@ def compile_module(
         session: Compiles.
         module: The graphs.
         target: The file to write, if any.
+        extensions: What it needs beside the package, compiled.
     """
     start = time.perf_counter()
-    model = session.compile(module, custom_extensions=[precompiled_package()])
+    model = session.compile(
+        module, custom_extensions=[precompiled_package(), *extensions]
+    )
     print(f"{time.perf_counter() - start:.1f} s for the module")
     if target:
         model.export_mef(target)
@@ -119,6 +132,13 @@ def main() -> None:
         modules[max_attention.MEF_NAME] = theirs
     for name, module in modules.items():
         compile_module(session, module, folder / name if folder else None)
+    compiled = FLOWS if folder else SHIPPED[:1]
+    compile_module(
+        session,
+        flows.flow_module(compiled, device),
+        folder / flows.MEF_NAME if folder else None,
+        flows.extensions_of(compiled),
+    )
     # MAX 26.7 aborts now and then where a session lives until Python's end.
     del session, modules
     gc.collect()

@@ -117,9 +117,10 @@ struct BlockTables[page_size: Int, block_size: Int](
             The blocks.
         """
         var offsets = self.batch.offsets.unsafe_offset(seq)
-        var added = offsets.unsafe_load[invariant=False](
-            1
-        ) - offsets.unsafe_load[invariant=False]()
+        var added = (
+            offsets.unsafe_load[invariant=False](1)
+            - offsets.unsafe_load[invariant=False]()
+        )
         var cached = self.cache_lengths.unsafe_load[invariant=False](seq)
         var after = (cached + added) // UInt32(Self.block_size)
         return Int(after - cached // UInt32(Self.block_size))
@@ -168,9 +169,7 @@ struct BlockTables[page_size: Int, block_size: Int](
         Returns:
             The place.
         """
-        var column, block = divmod(
-            UInt32(index), UInt32(Self.blocks_per_page)
-        )
+        var column, block = divmod(UInt32(index), UInt32(Self.blocks_per_page))
         assert Int(column) < Int(
             self.num_columns
         ), "block beyond the lookup table"
@@ -180,6 +179,4 @@ struct BlockTables[page_size: Int, block_size: Int](
             )
         )
         assert page < Int(self.num_pages), "page out of range"
-        return BlockPlace(
-            page=page, block=Int(block), layer=layer, head=head
-        )
+        return BlockPlace(page=page, block=Int(block), layer=layer, head=head)

@@ -45,9 +45,7 @@ def over_blocks_cpu[
                 var largest = neg_inf[DType.float32]()
                 comptime if work.kind == SOFTMAX:
                     for at in range(i, last, work.length):
-                        largest = max(
-                            largest, x[unsafe_offset=at] * work.scale
-                        )
+                        largest = max(largest, x[unsafe_offset=at] * work.scale)
                 var sum = work.first_sum()
                 for at in range(i, last, work.length):
                     sum = work.add(sum, x[unsafe_offset=at], largest)

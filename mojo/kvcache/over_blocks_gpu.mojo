@@ -80,9 +80,9 @@ def over_blocks_kernel[
             )
     else:
         if thread_idx.x == 0:
-            result[unsafe_offset=item * work.length + Int(block_idx.x)] = (
-                work.of_all(sum, num_blocks)
-            )
+            result[
+                unsafe_offset=item * work.length + Int(block_idx.x)
+            ] = work.of_all(sum, num_blocks)
 
 
 @always_inline

@@ -25,9 +25,9 @@ struct RequestPlace(TrivialRegisterPassable):
     """The blocks that are scored, at least one."""
 
 
-struct Queries[
-    dtype: DType, num_kv_heads: Int, group_size: Int, head_dim: Int
-](DevicePassable, TrivialRegisterPassable):
+struct Queries[dtype: DType, num_kv_heads: Int, group_size: Int, head_dim: Int](
+    DevicePassable, TrivialRegisterPassable
+):
     """The queries of a ragged batch, by the heads that share keys.
 
     Parameters:

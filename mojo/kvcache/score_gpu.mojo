@@ -98,9 +98,7 @@ def score_kernel[
         first=first,
         index=team_index,
         step=Int(grid_dim.x) * WARPS * teams,
-        kept=kept.unsafe_offset(
-            (warp_index * teams + team_index) * Flow.kept
-        ),
+        kept=kept.unsafe_offset((warp_index * teams + team_index) * Flow.kept),
     )
 
 
@@ -141,9 +139,7 @@ def score_gpu[
         return
     var shares = 1
     if is_per_block:
-        var processors = ctx.get_attribute(
-            DeviceAttribute.MULTIPROCESSOR_COUNT
-        )
+        var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
         shares = min(
             ceildiv(tables.width(), per_block),
             ceildiv(Int(processors) * BLOCKS_PER_PROCESSOR, requests),

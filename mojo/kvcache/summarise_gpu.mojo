@@ -58,11 +58,7 @@ trait GpuSummariser(DevicePassable, TrivialRegisterPassable):
 
 def summarise_kernel[
     Flow: GpuSummariser, page_size: Int, block_size: Int, num_kv_heads: Int
-](
-    flow: Flow,
-    tables: BlockTables[page_size, block_size],
-    num_layers: Int32,
-):
+](flow: Flow, tables: BlockTables[page_size, block_size], num_layers: Int32,):
     """Makes the grid's share of the summaries.
 
     Parameters:
@@ -93,9 +89,7 @@ def summarise_kernel[
     ]()
     var warp_index = Int(thread_idx.x) // WARP_SIZE
     var team_index = Int(thread_idx.x) % WARP_SIZE // Flow.lanes
-    var own = kept.unsafe_offset(
-        (warp_index * teams + team_index) * Flow.kept
-    )
+    var own = kept.unsafe_offset((warp_index * teams + team_index) * Flow.kept)
     var first_tile = (Int(block_idx.x) * WARPS + warp_index) * teams
     var step = Int(grid_dim.x) * WARPS * teams
     for first_seq in range(0, Int(tables.batch.batch_size), THREADS):

@@ -134,9 +134,7 @@ struct TokenTile[
     ]
     """Where a scale lies."""
 
-    comptime is_quantized = (
-        Self.quantization.granularity != Quantization.NONE
-    )
+    comptime is_quantized = (Self.quantization.granularity != Quantization.NONE)
     """Whether an element means its product with a scale."""
 
     var first: Pointer[Scalar[Self.dtype], MutUntrackedOrigin]
@@ -161,9 +159,9 @@ struct TokenTile[
         self.scales = scales
 
     @always_inline
-    def load[width: Int](self, row: Int, column: Int) -> SIMD[
-        DType.float32, width
-    ]:
+    def load[
+        width: Int
+    ](self, row: Int, column: Int) -> SIMD[DType.float32, width]:
         """Loads a part of a token, codes times their scale.
 
         Parameters:
@@ -186,7 +184,8 @@ struct TokenTile[
             comptime if Self.Scales.is_per_token:
                 scale += row * Self.Scales.token_stride
             return dequantize(
-                elements, self.scales.value().unsafe_load[invariant=False](scale)
+                elements,
+                self.scales.value().unsafe_load[invariant=False](scale),
             )
         return elements.cast[DType.float32]()
 

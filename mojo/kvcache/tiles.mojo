@@ -61,9 +61,9 @@ struct Tile[
         self.first = first
 
     @always_inline
-    def load[width: Int](self, row: Int, column: Int) -> SIMD[
-        DType.float32, width
-    ]:
+    def load[
+        width: Int
+    ](self, row: Int, column: Int) -> SIMD[DType.float32, width]:
         """Loads a part of a row.
 
         Kernels may start before those that wrote it have ended: the load stays

@@ -6,11 +6,10 @@ from max.driver import Buffer
 from kvcache.compiler.numpy_backend import run_cache, score_blocks
 
 from .batch import Batch, Pages
-from .buffers import Array, rounded, to_buffer
+from .buffers import Array, codes_to_buffer, rounded, to_buffer
 from .checks import drawn
 from .flows import FlowKernels
 from .quantized import POISON, quantized_pool
-from .buffers import codes_to_buffer
 
 TOLERANCE = {
     "float32": {"rtol": 2e-5, "atol": 2e-5},
@@ -40,7 +39,7 @@ def check_summaries(kernels: FlowKernels, batch: Batch) -> None:
         for field in configuration.summaries.fields
     }
     expected = {name: array.copy() for name, array in before.items()}
-    places = _places(kernels, batch, pages, completed(kernels, batch))
+    places = _places(kernels, pages, completed(kernels, batch))
     for layer in range(configuration.sizes.num_layers):
         for head in range(configuration.sizes.num_kv_heads):
             tiles = _tokens(kernels, meant, places, layer=layer, head=head)
@@ -48,13 +47,9 @@ def check_summaries(kernels: FlowKernels, batch: Batch) -> None:
                 name: array[places[:, 0], layer, places[:, 1], head]
                 for name, array in before.items()
             }
-            made = run_cache(
-                configuration.programs.cache, {**given, **tiles}
-            )
+            made = run_cache(configuration.programs.cache, {**given, **tiles})
             for name, values in made.items():
-                expected[name][places[:, 0], layer, places[:, 1], head] = (
-                    values
-                )
+                expected[name][places[:, 0], layer, places[:, 1], head] = values
 
     actual = kernels.summarise(pools, before, batch, pages)
 
@@ -73,7 +68,7 @@ def check_scores(kernels: FlowKernels, batch: Batch) -> None:
     sizes = configuration.sizes
     pages = batch.read()
     pools, meant = _pools(kernels, batch, pages, scored(kernels, batch))
-    places = _places(kernels, batch, pages, scored(kernels, batch))
+    places = _places(kernels, pages, scored(kernels, batch))
     fields = {}
     for field in configuration.summaries.fields:
         shape = (pages.num_pages + 1, *configuration.field_shape(field))
@@ -129,9 +124,7 @@ def scored(kernels: FlowKernels, batch: Batch) -> list[range]:
     ]
 
 
-def _places(
-    kernels: FlowKernels, batch: Batch, pages: Pages, blocks: list[range]
-) -> Array:
+def _places(kernels: FlowKernels, pages: Pages, blocks: list[range]) -> Array:
     """Returns page and place in the page of each block, `[n, 2]`."""
     per_page = kernels.configuration.blocks_per_page
     return np.array(
@@ -152,7 +145,7 @@ def _pools(
     sizes, block = configuration.sizes, configuration.block_size
     shape = (pages.num_pages + 1, *sizes.page)
     numbers = np.full(shape, batch.poison, np.float32)
-    for page, place in _places(kernels, batch, pages, blocks):
+    for page, place in _places(kernels, pages, blocks):
         part = np.s_[page, :, :, place * block : (place + 1) * block]
         numbers[part] = drawn(batch.rng(), sizes, *numbers[part].shape)
         numbers[part] = np.roll(numbers[part], int(page), axis=-1)

@@ -1,6 +1,5 @@
 """What flows are compiled for, and which of it the tests compile."""
 
-from kvcache.compiler.flows.block_sparse import BlockSparseAttention
 from kvcache.compiler.flows.gqa_block_sparse import GQABlockSparseAttention
 from kvcache.compiler.flows.quest import GQAQuestSparseAttention
 from kvcache.compiler.flows.window import SlidingWindowAttention
@@ -64,7 +63,7 @@ SHIPPED = (
         sizes=sizes("float32", page_size=16, heads=(3, 3), head_dim=8),
     ),
     FlowConfiguration(
-        flow=BlockSparseAttention,
+        flow=SlidingWindowAttention,
         block_size=64,
         field_dtype="bfloat16",
         sizes=sizes(
@@ -75,15 +74,9 @@ SHIPPED = (
             kept=Kept("int8", "head"),
         ),
     ),
-    FlowConfiguration(
-        flow=SlidingWindowAttention,
-        block_size=16,
-        field_dtype="float32",
-        sizes=sizes("float32", page_size=16, heads=(1, 2), head_dim=24),
-    ),
 )
-"""Every flow; pages of one block and of four; plain pools and quantised ones.
-"""
+"""Every flow; that of windows has the operators of `block_sparse`. Pages of one
+block and of four; plain pools and quantised ones."""
 
 FLOWS = (SWEEP, *SHIPPED)
 """All that is compiled."""

@@ -1,12 +1,11 @@
 """Flows that are compiled for tests, and the graphs that run them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from max.driver import Buffer, Device
 
 from kvcache.compiler.flow import vFlow
@@ -19,9 +18,10 @@ from .configuration import Configuration
 from .models import CompiledKernels, loaded
 
 if TYPE_CHECKING:
-    from max.graph import DeviceRef, Module
+    from max.graph import BufferType, DeviceRef, Module, TensorType, Value
 
     from kvcache.flow_ops import FlowOps
+    from kvcache.ops import CacheInputs, CacheInputTypes
 
 MEF_NAME = "flows.mef"
 
@@ -181,13 +181,16 @@ def flow_module(
     return module
 
 
-def _types(configuration: FlowConfiguration, device: "DeviceRef"):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _types(
+    configuration: FlowConfiguration, device: "DeviceRef"
+) -> "tuple[CacheInputTypes, list[BufferType], list[BufferType | TensorType]]":
     """The types of pools and fields, and of what describes a step."""
     from max.dtype import DType
     from max.graph import BufferType
 
-    from .build import cache_types
     from kvcache.graphs.ragged import row_offsets_type
+
+    from .build import cache_types
 
     types = cache_types(configuration.sizes, device)
     pools = [types.kv_blocks]
@@ -278,7 +281,9 @@ def _add_score(
         graph.output(scores.tensor)
 
 
-def _cache(inputs, types, num_pools: int):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _cache(
+    inputs: "Sequence[Value[Any]]", types: "CacheInputTypes", num_pools: int
+) -> "CacheInputs":
     """The cache, of pools and what describes a step."""
     from kvcache.ops import CacheInputs
 
@@ -291,8 +296,3 @@ def _extensions(configuration: FlowConfiguration) -> list[Path]:
     from kvcache.ops import precompiled_package
 
     return [precompiled_package(), _ops(configuration).extension]
-
-
-def head_group(queries: Array, row: int, head: int, group: int) -> Array:
-    """Returns the queries of a row that share a key-value head."""
-    return np.asarray(queries[row, head * group : (head + 1) * group])

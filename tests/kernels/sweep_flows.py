@@ -99,9 +99,7 @@ class EveryOperator(vFlow):
             ones = c.Exp()(mask, **call)
             c.Mean(dim=2)(ones, cache[name], **call)
 
-    def _move(
-        self, cache: Mapping[str, vTensor], call: dict[str, Any]
-    ) -> None:
+    def _move(self, cache: Mapping[str, vTensor], call: dict[str, Any]) -> None:
         k = cache["k"]
         rows, columns = k.tile
         first = c.MaskSlice(1, rows // 2, 1, alpha=2.0, beta=-1.0)(k, **call)
@@ -110,9 +108,7 @@ class EveryOperator(vFlow):
         c.MaskSlice(3, columns - 1, 2, alpha=0.5)(k, cache["mask_2"], **call)
         c.Reshape(-1, rows * 2, columns // 2)(k, cache["narrow"], **call)
         c.Reshape(-1, 1, rows)(cache["Max_2"], cache["row"], **call)
-        c.Reshape(-1, columns // 2, 2)(
-            cache["Mean_1"], cache["flat"], **call
-        )
+        c.Reshape(-1, columns // 2, 2)(cache["Mean_1"], cache["flat"], **call)
 
     def forward_indexer(
         self, q: vTensor, o: vTensor, cache: Mapping[str, vTensor], ctx: Any
@@ -134,9 +130,9 @@ class EveryOperator(vFlow):
         by_columns = i.MaskSlice(
             0, (x.tile[1] + 1) // 2, 2, alpha=0.3, beta=-0.2
         )(x, ctx=ctx)
-        by_rows = i.MaskSlice(
-            0, (x.tile[0] + 1) // 2, 1, alpha=0.25, beta=0.1
-        )(x, ctx=ctx)
+        by_rows = i.MaskSlice(0, (x.tile[0] + 1) // 2, 1, alpha=0.25, beta=0.1)(
+            x, ctx=ctx
+        )
         x = i.Multiply()(x, by_columns, ctx=ctx)
         x = i.Multiply()(x, by_rows, ctx=ctx)
         return i.Mean(dim=2)(i.Sum(dim=1)(x, ctx=ctx), ctx=ctx)
@@ -175,19 +171,19 @@ class EveryOperator(vFlow):
         self, q: vTensor, cache: Mapping[str, vTensor], ctx: Any
     ) -> list[vTensor]:
         x = i.Multiply()(q, cache["Mean_1"], ctx=ctx)
-        terms = []
-        for name, constants in CONSTANTS.items():
-            inside = i.Minimum()(x, cache["score"], ctx=ctx)
-            if name == "Log":
-                inside = i.Abs()(inside, ctx=ctx)
-            changed = getattr(i, name)(*constants)(inside, ctx=ctx)
-            terms.append(self._one(changed, ctx))
+        inside = i.Minimum()(x, cache["score"], ctx=ctx)
+        changed = i.Abs()(inside, ctx=ctx)
+        for n, (name, constants) in enumerate(CONSTANTS.items()):
+            operand = changed if name == "Log" else inside
+            term = getattr(i, name)(*constants)(operand, ctx=ctx)
+            changed = i.Add(beta=0.5 + n / 8)(changed, term, ctx=ctx)
         larger = i.Maximum()(x, cache["Max_1"], ctx=ctx)
-        for name in WHERE:
+        for n, name in enumerate(WHERE):
             mask = getattr(i, f"Where{name}")()(larger, x, ctx=ctx)
-            terms.append(self._one(i.Exp()(mask, ctx=ctx), ctx))
-        terms.append(self._one(i.L2Norm(dim=1)(x, ctx=ctx), ctx))
-        return terms
+            ones = i.Exp()(mask, ctx=ctx)
+            changed = i.Add(beta=0.5 + n / 8)(changed, ones, ctx=ctx)
+        norm = i.L2Norm(dim=1)(x, ctx=ctx)
+        return [self._one(changed, ctx), self._one(norm, ctx)]
 
     def _over_blocks(
         self, q: vTensor, cache: Mapping[str, vTensor], ctx: Any
@@ -200,9 +196,7 @@ class EveryOperator(vFlow):
             terms.append(i.Sum(dim=2)(apart, ctx=ctx))
         every = i.Max(dim=0)(cache["row"], ctx=ctx)
         terms.append(
-            i.Max(dim=2)(
-                i.Multiply()(cache["row"], every, ctx=ctx), ctx=ctx
-            )
+            i.Max(dim=2)(i.Multiply()(cache["row"], every, ctx=ctx), ctx=ctx)
         )
         sizes = i.Abs(0.1)(products, ctx=ctx)
         i.Normalize()(sizes, ctx=ctx)

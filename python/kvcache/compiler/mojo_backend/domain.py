@@ -14,11 +14,13 @@ class Domain:
     rows: int
     columns: int
     lanes: int
+    is_scattered: bool = False
+    """Whether elements side by side are made of elements far apart."""
 
     @property
     def width(self) -> int:
         """Elements of a vector, all in one row."""
-        width = WIDEST
+        width = 1 if self.is_scattered else WIDEST
         while self.columns % width:
             width //= 2
         return width

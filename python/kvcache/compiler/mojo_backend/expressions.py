@@ -1,7 +1,7 @@
 """Writes how an element of a tile is computed, from the tiles it reads."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kvcache.compiler.mojo_backend.code import (
@@ -83,17 +83,16 @@ class Expressions:
         return self.code.let(key, f"t{tensor}", text)
 
     def _computed(self, node: Node, at: At) -> str:
-        kind, attributes = node.op.kind, node.op.attributes
-        if kind == "Fill":
-            return self._constant(attributes["alpha"], at)
-        if kind == "MaskSlice":
-            return self._mask(attributes, at)
-        if kind == "Reshape":
-            return self._reshaped(node, at)
-        if kind == "Transpose":
-            return self._transposed(node, at)
-        if kind == "Kron":
-            return self._kron(node, at)
+        kind = node.op.kind
+        writers: dict[str, Callable[[Node, At], str]] = {
+            "Fill": self._filled,
+            "MaskSlice": self._mask,
+            "Reshape": self._reshaped,
+            "Transpose": self._transposed,
+            "Kron": self._kron,
+        }
+        if kind in writers:
+            return writers[kind](node, at)
         if is_interleave(node):
             return self._interleaved(node, at)
         values = [self._broadcast(each, node, at) for each in node.inputs]
@@ -105,8 +104,9 @@ class Expressions:
     def _tile(self, tensor: int) -> tuple[int, int]:
         return self.pipeline.tensors[tensor].tile
 
-    def _constant(self, value: float, at: At) -> str:
-        return f"SIMD[DType.float32, {at.width}]({number(value)})"
+    def _filled(self, node: Node, at: At) -> str:
+        value = number(node.op.attributes["alpha"])
+        return f"SIMD[DType.float32, {at.width}]({value})"
 
     def _broadcast(self, tensor: int, node: Node, at: At) -> str:
         rows, columns = self._tile(tensor)
@@ -120,7 +120,8 @@ class Expressions:
             return name
         return f"SIMD[DType.float32, {at.width}]({name})"
 
-    def _mask(self, attributes: Mapping[str, int | float], at: At) -> str:
+    def _mask(self, node: Node, at: At) -> str:
+        attributes = node.op.attributes
         dim = attributes["dim"]
         place = at.row if dim == 1 else at.column
         width = 1 if dim == 1 else at.width
@@ -131,7 +132,7 @@ class Expressions:
         )
         return text if width == at.width else self._spread(text, at)
 
-    def _gathered(self, at: At, element: "list[str]") -> str:
+    def _gathered(self, at: At, element: list[str]) -> str:
         if at.width == 1:
             return element[0]
         return f"SIMD[DType.float32, {at.width}]({', '.join(element)})"
@@ -201,10 +202,12 @@ class Expressions:
         how, k = folding(node), int(node.op.attributes["k"])
         assert how is not None
         if node.op.attributes["dim"] == 1:
+            rows = _Group(at.row, k)
             return self._folded(
                 x,
                 how,
                 k,
+<<<<<<< HEAD
                 at.width,
                 lambda i: At(
                     _shifted(at.row, k, i), at.column, at.width, at.chunk
@@ -227,12 +230,23 @@ class Expressions:
                 for place in (scaled(at.column, 1, j) for j in range(at.width))
             ],
         )
+=======
+                lambda i: At(rows.place(i), at.column, at.width, at.chunk),
+            )
+        parts = []
+        for j in range(at.width):
+            columns = _Group(scaled(at.column, 1, j), k)
+            text = self._folded(x, how, k, columns.in_row(at.row))
+            parts.append(self.code.let(object(), "group", text))
+        return self._gathered(at, parts)
+>>>>>>> c6-mojo
 
-    def _named(self, text: str) -> str:
-        return self.code.let(object(), "group", text)
-
-    def _folded(self, x, how: Folding, k: int, width: int, place) -> str:  # type: ignore[no-untyped-def]
+    def _folded(
+        self, x: int, how: Folding, k: int, place: Callable[[Index], At]
+    ) -> str:
+        """Folds a group; adds lines, and returns the result's expression."""
         folded = self.code.name("folded")
+        width = place(0).width
         self.code.line(
             f"var {folded} = SIMD[DType.float32, {width}]({how.first})"
         )
@@ -252,6 +266,22 @@ class Expressions:
         return how.last.format(a=folded, n=k)
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Adjacent elements of an axis that become one."""
+
+    number: Index
+    length: int
+
+    def place(self, i: Index) -> Index:
+        """Returns where one of them is."""
+        return _plus(scaled(self.number, self.length), i)
+
+    def in_row(self, row: Index) -> Callable[[Index], At]:
+        """Returns what gives the place of each of them in a row."""
+        return lambda i: At(row, self.place(i))
+
+
 def across(how: Folding, name: str, *, width: int) -> str:
     """Returns the fold of all that the lanes of a team have."""
     own = f"{name}.{REDUCED_ACROSS[how.across]}()" if width > 1 else name
@@ -262,7 +292,3 @@ def _plus(a: Index, b: Index) -> Index:
     if isinstance(a, int) and isinstance(b, int):
         return a + b
     return f"({a} + {b})"
-
-
-def _shifted(place: Index, factor: int, plus: Index) -> Index:
-    return _plus(scaled(place, factor), plus)

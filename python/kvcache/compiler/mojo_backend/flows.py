@@ -13,7 +13,7 @@ from kvcache.compiler.mojo_backend.packages import compiled_package
 from kvcache.compiler.parents import PoolParent
 from kvcache.compiler.program import Program
 from kvcache.compiler.recording import record_cache, record_indexer
-from kvcache.compiler.runners import Runner, Settings, Requests
+from kvcache.compiler.runners import Requests, Runner, Settings
 from kvcache.flow_ops import FlowOps
 
 

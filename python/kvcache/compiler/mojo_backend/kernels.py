@@ -117,8 +117,8 @@ def _body(
         head.line("var team = Team[1]()")
     if lanes == 1 and passes.kept:
         head.line(
-            f"var kept = stack_allocation[{passes.kept}, Float32, alignment=32]()"
-            ".unsafe_origin_cast[MutUntrackedOrigin]()"
+            f"var kept = stack_allocation[{passes.kept}, Float32, "
+            "alignment=32]().unsafe_origin_cast[MutUntrackedOrigin]()"
         )
     if lanes == 1 and "is_there" in code.text():
         head.line("comptime is_there = True")
@@ -133,7 +133,7 @@ _COLUMN = re.compile(r"\bcolumn_(\d+)_(\d+)\b")
 
 
 def _summarise(passes: Passes, bindings: Bindings) -> None:
-    pipeline, code = passes.pipeline, passes.code
+    pipeline = passes.pipeline
     if passes.lanes > 1:
         passes.sync_rounds()
     _name_leaves(passes, bindings, pipeline.leaves, None)
@@ -245,8 +245,10 @@ def _struct(
         *(f"        self.{member} = {member}" for member in types),
         "",
         "    def _to_device_type(",
-        "        self, mut encoder: Some[DeviceTypeEncoder], "
-        "target: MutOpaquePointer[_]",
+        (
+            "        self, mut encoder: Some[DeviceTypeEncoder], "
+            "target: MutOpaquePointer[_]"
+        ),
         "    ):",
         "        encoder.encode(self, target)",
         "",

@@ -89,19 +89,16 @@ def elementwise(node: Node, values: list[str]) -> str | None:
     """Returns the expression of an elementwise node, or None."""
     kind, attributes = node.op.kind, node.op.attributes
     if kind in UNARY:
-        alpha, beta = (number(attributes[name]) for name in ("alpha", "beta"))
-        return f"{UNARY[kind]}({values[0]}, {alpha}, {beta})"
+        constants = ", ".join(number(attributes[n]) for n in ("alpha", "beta"))
+        return f"{UNARY[kind]}({values[0]}, {constants})"
     if kind in COMPARISONS:
         x, y = values
         return f"masked({x}.{COMPARISONS[kind]}({y}))"
     if kind == "Add":
-        x, y = values
-        alpha, beta = (float(attributes[name]) for name in ("alpha", "beta"))
-        left = x if alpha == 1 else f"{number(alpha)} * {x}"
-        right = y if beta == 1 else f"{number(beta)} * {y}"
-        return f"{left} + {right}"
-    if kind == "Multiply":
-        return " * ".join(values)
-    if kind in {"Maximum", "Minimum"}:
-        return f"{kind[:3].lower()}({', '.join(values)})"
-    return None
+        return " + ".join(
+            x if attributes[n] == 1 else f"{number(attributes[n])} * {x}"
+            for x, n in zip(values, ("alpha", "beta"), strict=True)
+        )
+    functions = {"Multiply": "{} * {}"}
+    functions |= {"Maximum": "max({}, {})", "Minimum": "min({}, {})"}
+    return functions[kind].format(*values) if kind in functions else None

@@ -1,28 +1,18 @@
 """Writes the Mojo module of a flow: its kernels, and its graph operations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from kvcache.compiler.mojo_backend.bindings import TOKENS, Bindings
-from kvcache.compiler.mojo_backend.code import number
-from kvcache.compiler.mojo_backend.kernels import (
-    KernelText,
-    scorer,
-    summariser,
-)
-from kvcache.compiler.mojo_backend.meanings import OVER_BLOCKS
+from kvcache.compiler.mojo_backend.bindings import Bindings
+from kvcache.compiler.mojo_backend.graph_ops import graph_op
+from kvcache.compiler.mojo_backend.kernels import summariser
 from kvcache.compiler.mojo_backend.pipeline import Pipeline
-from kvcache.compiler.operators.elementwise import Add_Mul
-from kvcache.compiler.program import Kernel, Node, Program
-from kvcache.compiler.vop import Schedule
-from kvcache.compiler.vtensor import FORMAT, vTensor
+from kvcache.compiler.mojo_backend.scoring import ScorePlan
+from kvcache.compiler.program import Program
 from kvcache.flow_ops import Scratch
 from kvcache.summaries import SummaryField
 
-NAME = "@FLOW@"
-"""Stands for the module's name, which is made from its text."""
-
-HEADER = '''"""Keeps the summaries of one flow, and scores blocks by them; generated."""
+HEADER = '''"""Generated: keeps the summaries of a flow, and scores blocks."""
 
 import extensibility
 from extensibility import (
@@ -44,7 +34,14 @@ from kvcache.op_tensors import (
     write_pointer,
 )
 from kvcache.over_blocks import (
-    L2_NORM, MAX, MEAN, MIN, NORMALIZE, SOFTMAX, SUM, OverBlocks
+    L2_NORM,
+    MAX,
+    MEAN,
+    MIN,
+    NORMALIZE,
+    SOFTMAX,
+    SUM,
+    OverBlocks,
 )
 from kvcache.over_blocks_cpu import over_blocks_cpu
 from kvcache.over_blocks_gpu import over_blocks_gpu
@@ -72,12 +69,6 @@ from kvcache.tiles import Tile
 
 
 '''
-
-STEP = """        input_row_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
-        cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
-        lookup_table: InputTensor[dtype=DType.uint32, rank=2, ...],
-        max_lengths: InputTensor[dtype=DType.uint32, rank=2, ...],
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +99,12 @@ def flow_text(
         head_dim: Elements per head.
     """
     maker = Bindings(cache, fields, group_size, head_dim)
-    summarise = summariser(_whole(cache), maker)
-    plan = _Plan(indexer, fields, group_size, head_dim)
+    summarise = summariser(whole(cache), maker)
+    plan = ScorePlan(indexer, fields, group_size, head_dim)
     parts = [HEADER, summarise.text]
     parts += [each.text for each in plan.kernels if each]
     parts += [
-        _op(plan, summarise, is_quantized=is_quantized, is_score=is_score)
+        graph_op(plan, summarise, is_quantized=is_quantized, is_score=is_score)
         for is_score in (False, True)
         for is_quantized in (False, True)
     ]
@@ -121,7 +112,7 @@ def flow_text(
     return FlowText("\n".join(parts), tuple(scratch.values()))
 
 
-def _whole(program: Program) -> Pipeline:
+def whole(program: Program) -> Pipeline:
     """All kernels of a cache side as one: none waits for another tile."""
     return Pipeline(
         nodes=tuple(node for k in program.kernels for node in k.nodes),
@@ -130,6 +121,7 @@ def _whole(program: Program) -> Pipeline:
         ),
         tensors=program.tensors,
     )
+<<<<<<< HEAD
 
 
 class _Plan:
@@ -380,3 +372,5 @@ def _launch_over_blocks(plan: _Plan, kernel: Kernel) -> list[str]:
 
 
 __all__ = ["NAME", "TOKENS", "FlowText", "flow_text"]
+=======
+>>>>>>> c6-mojo

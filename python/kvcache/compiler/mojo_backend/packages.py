@@ -5,8 +5,8 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from kvcache.compiler.mojo_backend.modules import NAME
 from kvcache.compiler.module_files import digest
+from kvcache.compiler.mojo_backend.graph_ops import NAME
 from kvcache.mojo_sources import precompile, precompiled_package
 
 CHECKSUM = ".sha256"

@@ -16,6 +16,9 @@ from kvcache.compiler.vtensor import FORMAT, vTensor
 MOST_NUMBERS = 64
 """The numbers that a lane of a GPU holds of one tile."""
 
+MOST_ROWS = 8
+"""The rows of a column that every lane of a GPU holds."""
+
 
 class Place(Enum):
     """Where a tile that was computed is."""
@@ -188,7 +191,8 @@ class Pipeline:
             if tensor in scattered or per_lane > MOST_NUMBERS:
                 continue
             if columns == 1:
-                places[tensor] = Place.EVERYWHERE
+                if rows <= MOST_ROWS:
+                    places[tensor] = Place.EVERYWHERE
             elif self._may_be_in_lanes(tensor, domain):
                 places[tensor] = Place.LANES
         return places
@@ -218,11 +222,11 @@ class Pipeline:
             self._walk(
                 each,
                 found,
-                is_aligned=is_aligned and self._keeps_columns(tensor, each),
+                is_aligned=is_aligned and self.keeps_columns(tensor, each),
                 is_first=False,
             )
 
-    def _keeps_columns(self, tensor: int, read: int) -> bool:
+    def keeps_columns(self, tensor: int, read: int) -> bool:
         """Whether a lane reads its own columns to make its own."""
         node = self.makers[tensor]
         kind, attributes = node.op.kind, node.op.attributes

@@ -1,13 +1,12 @@
 """Writes the passes of a kernel: what is kept, and what is stored."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from kvcache.compiler.mojo_backend.code import Code, Index
+from kvcache.compiler.mojo_backend.code import Code, Index, scaled
 from kvcache.compiler.mojo_backend.domain import Domain
 from kvcache.compiler.mojo_backend.expressions import (
-    MOST_UNROLLED,
     At,
     Expressions,
     across,
@@ -99,7 +98,7 @@ class Passes:
 
     def store(self, tensor: int, target: str) -> None:
         """Writes a tensor's tile to a tile of others."""
-        domain = self._domain(tensor)
+        domain = self._domain(self._tile(tensor), [tensor])
         with self.code.scope():
             for row in self._rows(domain.rows, [tensor]):
                 for at in self._columns(domain, row):
@@ -115,19 +114,46 @@ class Passes:
     def _tile(self, tensor: int) -> tuple[int, int]:
         return self.pipeline.tensors[tensor].tile
 
-    def _domain(self, tensor: int) -> Domain:
-        return Domain(*self._tile(tensor), self.lanes)
+    def _domain(self, tile: tuple[int, int], tensors: list[int]) -> Domain:
+        """Returns how lanes share the tile of what is read and made."""
+        tree = self._tree(tensors)
+        is_in_lanes = any(self.places.get(each) is Place.LANES for each in tree)
+        is_scattered = any(
+            not self.pipeline.keeps_columns(each, read)
+            for each in tree
+            if each not in self.values.is_ready
+            for read in self.pipeline.inputs(each)
+        )
+        return Domain(
+            *tile, self.lanes, is_scattered=is_scattered and not is_in_lanes
+        )
+
+    def _tree(self, tensors: list[int]) -> set[int]:
+        """Returns tensors, and those that are read to make them now."""
+        found: set[int] = set()
+        left = list(tensors)
+        while left:
+            tensor = left.pop()
+            found.add(tensor)
+            if tensor not in self.values.is_ready:
+                left.extend(self.pipeline.inputs(tensor))
+        return found
 
     def _fold_rows(self, stage: Stage) -> None:
-        domain = Domain(*stage.tile, self.lanes)
-        chunks = list(range(domain.chunks))
-        for first in range(0, len(chunks), MOST_FOLDED):
-            self._fold_some_rows(
-                stage, domain, chunks[first : first + MOST_FOLDED]
-            )
+        domain = self._domain(stage.tile, list(stage.outputs))
+        # On the CPU long rows are read once, from left to right.
+        is_plain = self._tree(list(stage.outputs)) <= set(stage.outputs) | {
+            self._operand(tensor) for tensor in stage.outputs
+        }
+        if self.lanes > 1 or (is_plain and domain.chunks <= MOST_FOLDED):
+            self._fold_some_rows(stage, domain, list(range(domain.chunks)))
+            return
+        chunk = self.code.name("chunk")
+        with self.code.block(f"for {chunk} in range({domain.chunks}):"):
+            self._fold_some_rows(stage, domain, [chunk])
 
     def _fold_some_rows(
-        self, stage: Stage, domain: Domain, chunks: list[int]
+        self, stage: Stage, domain: Domain, chunks: list[Index]
     ) -> None:
         folds = {
             (tensor, chunk): self._start(self._how(tensor), domain.width)
@@ -138,7 +164,7 @@ class Passes:
         for row in self._rows(domain.rows, reads):
             for chunk in chunks:
                 with self._lanes_with(domain, chunk) as column:
-                    at = At(row, column, domain.width, chunk)
+                    at = At(row, column, domain.width, _known(chunk))
                     for tensor in stage.outputs:
                         self._step(
                             self._how(tensor),
@@ -149,7 +175,7 @@ class Passes:
             self._finish(self._how(tensor), name, domain.rows)
             if self.places[tensor] is not Place.MEMORY:
                 is_lanes = self.places[tensor] is Place.LANES
-                key = (tensor, 0, chunk if is_lanes else None)
+                key = (tensor, 0, _known(chunk) if is_lanes else None)
                 self.values.registers[key] = name
                 continue
             with self._lanes_with(domain, chunk, is_store=True) as column:
@@ -158,7 +184,7 @@ class Passes:
                 )
 
     def _fold_columns(self, stage: Stage) -> None:
-        domain = Domain(*stage.tile, self.lanes)
+        domain = self._domain(stage.tile, list(stage.outputs))
         reads = [self._operand(tensor) for tensor in stage.outputs]
         for row in self._rows(domain.rows, [*reads, *stage.outputs]):
             names = {
@@ -184,7 +210,7 @@ class Passes:
     def _multiply(self, stage: Stage) -> None:
         (tensor,) = stage.outputs
         x, y = self.pipeline.makers[tensor].inputs
-        domain = Domain(*stage.tile, self.lanes)
+        domain = self._domain(stage.tile, [tensor])
         how = Folding("0", "", "sum")
         for y_row in self._rows(self._tile(y)[0], [y, tensor]):
             for x_row in self._rows(domain.rows, [x]):
@@ -206,7 +232,7 @@ class Passes:
 
     def _copy(self, stage: Stage) -> None:
         (tensor,) = stage.outputs
-        domain = self._domain(tensor)
+        domain = self._domain(self._tile(tensor), [tensor])
         place = self.places[tensor]
         is_memory = place is Place.MEMORY
         for row in self._rows(domain.rows, [tensor]):
@@ -251,7 +277,7 @@ class Passes:
         if how.last != "{a}":
             self.code.line(f"{name} = {how.last.format(a=name, n=count)}")
 
-    def _first_lane(self):  # type: ignore[no-untyped-def]
+    def _first_lane(self) -> AbstractContextManager[None]:
         if self.lanes == 1:
             return nullcontext()
         return self.code.block("if team.lane == 0:")
@@ -282,16 +308,11 @@ class Passes:
 
     def _must_know_rows(self, tensors: list[int]) -> bool:
         """Whether numbers of several rows are read, or kept, by their names."""
-        found: list[int] = list(tensors)
-        while found:
-            tensor = found.pop()
-            place = self.places.get(tensor)
-            if place is not None and place is not Place.MEMORY:
-                if self._tile(tensor)[0] > 1:
-                    return True
-            if place is None or tensor not in self.values.is_ready:
-                found.extend(self.pipeline.inputs(tensor))
-        return False
+        return any(
+            self.places.get(each, Place.MEMORY) is not Place.MEMORY
+            and self._tile(each)[0] > 1
+            for each in self._tree(tensors)
+        )
 
     def _columns(
         self, domain: Domain, row: Index, *, is_store: bool = True
@@ -301,9 +322,9 @@ class Passes:
         Of a single column every lane has all; to store it one is enough.
         """
         if self.lanes == 1 and domain.chunks > 1:
-            chunk = self.code.name("chunk")
-            with self.code.block(f"for {chunk} in range({domain.chunks}):"):
-                yield At(row, f"({chunk} * {domain.width})", domain.width)
+            place = self.code.name("chunk")
+            with self.code.block(f"for {place} in range({domain.chunks}):"):
+                yield At(row, scaled(place, domain.width), domain.width)
             return
         for chunk in range(domain.chunks):
             with self._lanes_with(domain, chunk, is_store=is_store) as column:
@@ -311,7 +332,7 @@ class Passes:
 
     @contextmanager
     def _lanes_with(
-        self, domain: Domain, chunk: int, *, is_store: bool = False
+        self, domain: Domain, chunk: Index, *, is_store: bool = False
     ) -> Iterator[Index]:
         """Opens a block for the lanes that have a vector in a round."""
         width = domain.width
@@ -323,7 +344,7 @@ class Passes:
                 yield 0
             return
         if self.lanes == 1:
-            yield chunk * width
+            yield scaled(chunk, width)
             return
         column = f"column_{width}_{chunk}"
         if domain.is_partial and chunk == domain.chunks - 1:
@@ -333,4 +354,5 @@ class Passes:
         yield column
 
 
-__all__ = ["MOST_UNROLLED", "Passes"]
+def _known(chunk: Index) -> int | None:
+    return chunk if isinstance(chunk, int) else None

@@ -1,0 +1,228 @@
+"""Writes the graph operations of a flow: what they take, and launch."""
+
+from kvcache.compiler.mojo_backend.code import number
+from kvcache.compiler.mojo_backend.kernels import KernelText
+from kvcache.compiler.mojo_backend.meanings import OVER_BLOCKS
+from kvcache.compiler.mojo_backend.scoring import ScorePlan
+from kvcache.compiler.program import Kernel
+
+NAME = "@FLOW@"
+"""Stands for the module's name, which is made from its text."""
+
+STEP = "".join(
+    f"        {name}: InputTensor[dtype=DType.uint32, rank={rank}, ...],\n"
+    for name, rank in {
+        "input_row_offsets": 1,
+        "cache_lengths": 1,
+        "lookup_table": 2,
+        "max_lengths": 2,
+    }.items()
+)
+"""The arguments that describe a step."""
+
+
+def graph_op(
+    plan: ScorePlan,
+    summarise: KernelText,
+    *,
+    is_quantized: bool,
+    is_score: bool,
+) -> str:
+    """Writes one operation.
+
+    Args:
+        plan: How blocks are scored.
+        summarise: What makes their summaries.
+        is_quantized: Whether it takes pools of codes, and their scales.
+        is_score: Whether it scores blocks; else it makes summaries.
+    """
+    name = "score" if is_score else "summarise"
+    end = "_quantized" if is_quantized else ""
+    title = name.capitalize() + ("Quantized" if is_quantized else "")
+    extra = "granularity: Int, group_size: Int, " if is_quantized else ""
+    q = "q_dtype: DType, " if is_score else ""
+    heads = "num_q_heads: Int, " if is_score else ""
+    lines = [
+        f'@extensibility.register("{NAME}.{name}{end}")',
+        f"struct {title}Op:",
+        "    @staticmethod",
+        "    def execute[",
+        (
+            f"        {q}dtype: DType, //, target: StaticString, "
+            f"page_size: Int, num_kv_heads: Int, head_dim: Int, "
+            f"{heads}{extra}"
+        ),
+        "    ](",
+    ]
+    if is_score:
+        lines += _results(plan)
+        lines += ["        queries: InputTensor[dtype=q_dtype, rank=3, ...],"]
+    lines += [
+        "        kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],"
+    ]
+    if is_quantized:
+        lines += [
+            (
+                "        kv_scales: MutableInputTensor[dtype=DType.float32, "
+                "rank=6, ...],"
+            )
+        ]
+    lines += [
+        f"        pool_{field.name}: MutableInputTensor[dtype=DType."
+        f"{field.dtype}, rank=6, ...],"
+        for field in plan.bindings.fields
+    ]
+    text = "\n".join(lines) + "\n" + STEP
+    if is_score:
+        text += "        layer: UInt32,\n"
+    text += "        ctx: DeviceContext,\n    ) raises:\n"
+    body = _setup(plan, is_quantized=is_quantized)
+    if is_score:
+        body += _launch_scores(plan)
+    else:
+        body += _launch_summaries(summarise)
+    return text + "\n".join(f"        {line}" for line in body) + "\n\n\n"
+
+
+def _results(plan: ScorePlan) -> list[str]:
+    lines = ["        scores: OutputTensor[dtype=DType.float32, rank=3, ...],"]
+    for tensor in plan.scratch:
+        rank = 4 if plan.bindings.is_request(tensor) else 5
+        lines.append(
+            f"        scratch_{tensor}: OutputTensor[dtype=DType.float32, "
+            f"rank={rank}, ...],"
+        )
+    return lines
+
+
+def _setup(plan: ScorePlan, *, is_quantized: bool) -> list[str]:
+    bindings = plan.bindings
+    block = plan.program.block_size
+    quantization = "granularity, group_size" if is_quantized else ""
+    scales = ", write_pointer(kv_scales)" if is_quantized else ""
+    lines = [
+        (
+            f"comptime assert head_dim == {bindings.head_dim}, "
+            f'"the flow is compiled for heads of {bindings.head_dim}"'
+        ),
+        f"comptime quantization = Quantization({quantization})",
+        "var num_layers = kv_blocks.dim_size(2)",
+        f"var tables = BlockTables[page_size, {block}](",
+        "    ragged_batch(input_row_offsets),",
+        "    read_pointer(cache_lengths),",
+        "    read_pointer(lookup_table),",
+        "    num_columns=lookup_table.dim_size(1),",
+        "    num_pages=kv_blocks.dim_size(0) - 1,",
+        ")",
+        (
+            f"var tokens = TokenPool[dtype, page_size, {block}, num_kv_heads, "
+            f"{bindings.head_dim}, quantization]("
+        ),
+        f"    write_pointer(kv_blocks), num_layers{scales}",
+        ")",
+    ]
+    lines.extend(
+        f"var field_{field.name} = FieldPool[DType.{field.dtype}, "
+        f"{field.rows}, {field.columns}, page_size // {block}, "
+        f"num_kv_heads](write_pointer(pool_{field.name}), num_layers)"
+        for field in bindings.fields
+    )
+    return lines
+
+
+def _made(kernel: KernelText, *, is_score: bool) -> str:
+    q = "q_dtype, " if is_score else ""
+    arguments = ", ".join(
+        f"{member}_tiles"
+        if member.startswith(("scratch", "scores", "queries"))
+        else member
+        for member in kernel.members
+    )
+    return (
+        f"{kernel.name}[{q}dtype, page_size, num_kv_heads, quantization]("
+        f"{arguments})"
+    )
+
+
+def _launch_summaries(kernel: KernelText) -> list[str]:
+    return [
+        f"var flow = {_made(kernel, is_score=False)}",
+        'comptime if target == "cpu":',
+        (
+            "    summarise_cpu(flow, tables, num_layers=num_layers, "
+            "num_kv_heads=num_kv_heads)"
+        ),
+        "else:",
+        (
+            "    summarise_gpu[num_kv_heads](flow, tables, "
+            "num_layers=num_layers, ctx=ctx)"
+        ),
+    ]
+
+
+def _launch_scores(plan: ScorePlan) -> list[str]:
+    bindings = plan.bindings
+    group = bindings.group_size
+    lines = [
+        (
+            f"comptime assert num_q_heads == num_kv_heads * {group}, "
+            f'"the flow is compiled for groups of {group} heads"'
+        ),
+        (
+            f"var queries_tiles = Queries[q_dtype, num_kv_heads, {group}, "
+            f"{bindings.head_dim}](read_pointer(queries))"
+        ),
+    ]
+    for tensor in (plan.score, *plan.scratch):
+        member = bindings.member(tensor)
+        type_ = bindings.member_type(tensor).replace("Self.", "")
+        lines.append(
+            f"var {member}_tiles = {type_}(result_pointer({member}), "
+            "tables.width())"
+        )
+    for text, kernel in zip(plan.kernels, plan.launches, strict=True):
+        lines += (
+            _launch_kernel(text) if text else _launch_over_blocks(plan, kernel)
+        )
+    return lines
+
+
+def _launch_kernel(kernel: KernelText) -> list[str]:
+    name = kernel.name.lower()
+    return [
+        f"var {name} = {_made(kernel, is_score=True)}",
+        'comptime if target == "cpu":',
+        (
+            f"    score_cpu({name}, tables, num_kv_heads=num_kv_heads, "
+            "layer=Int(layer))"
+        ),
+        "else:",
+        (
+            f"    score_gpu({name}, tables, num_kv_heads=num_kv_heads, "
+            f"layer=Int(layer), is_per_block={kernel.is_per_block}, ctx=ctx)"
+        ),
+    ]
+
+
+def _launch_over_blocks(plan: ScorePlan, kernel: Kernel) -> list[str]:
+    (node,) = kernel.nodes
+    (x,) = node.inputs
+    rows, columns = plan.program.tensors[x].tile
+    source, result = (
+        f"result_pointer({plan.bindings.member(each)})"
+        for each in (x, node.output)
+    )
+    scale = number(node.op.attributes.get("scale", 1.0))
+    work = f"OverBlocks({OVER_BLOCKS[node.op.kind]}, {rows * columns}, {scale})"
+    return [
+        'comptime if target == "cpu":',
+        (
+            f"    over_blocks_cpu[{work}]({source}, {result}, tables, "
+            "num_kv_heads=num_kv_heads)"
+        ),
+        "else:",
+        (
+            f"    over_blocks_gpu[num_kv_heads, {work}]({source}, {result}, "
+            "tables, ctx)"
+        ),
+    ]

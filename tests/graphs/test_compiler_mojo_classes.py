@@ -1,0 +1,140 @@
+"""Cache sides as classes, on the seed's layout, and the files they leave."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvcache.compiler.cache.context import Context
+from kvcache.compiler.compile import compile as compile_context
+from kvcache.compiler.flows.quest import GQAQuestSparseAttention
+from kvcache.compiler.graph import program_of
+from kvcache.compiler.indexer.context import Context as IndexerContext
+from kvcache.compiler.mojo_backend import slot_classes
+from kvcache.compiler.numpy_backend import run_cache
+from kvcache.compiler.parents import PoolParent
+from kvcache.compiler.recording import record_cache, record_indexer
+from kvcache.compiler.runners import Requests, Runner, Settings
+
+PAGE_SIZE, BLOCK_SIZE, HEADS, HEAD_DIM, PAGES = 32, 16, 2, 24, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+def created(ctx: Any, folder: Path) -> Any:
+    parent = PoolParent(
+        page_size=PAGE_SIZE,
+        block_size=BLOCK_SIZE,
+        num_pages=PAGES * HEADS,
+        head_num=HEADS,
+        head_dim=HEAD_DIM,
+        group_size=2,
+    )
+    settings = Settings(
+        max_prefill_tokens=1,
+        vortex_dtype="float32",
+        vortex_compilation_cache_dir=folder,
+    )
+    return ctx.create(parent, Runner(settings, Requests(1)))
+
+
+@pytest.fixture(scope="module")
+def ctx(folder: Path) -> Context:
+    made = created(Context(), folder)
+    record_cache(GQAQuestSparseAttention(), made)
+    return made  # type: ignore[no-any-return]
+
+
+def fields(rng: np.random.Generator) -> dict[str, Any]:
+    rows = PAGES * HEADS * (PAGE_SIZE // BLOCK_SIZE)
+    tokens = (rows, BLOCK_SIZE, HEAD_DIM)
+    summary = (rows, 1, HEAD_DIM)
+    return {
+        "k": rng.standard_normal(tokens, np.float32),
+        "v": np.full(tokens, np.nan, np.float32),
+        "max": np.full(summary, -7, np.float32),
+        "min": np.full(summary, -7, np.float32),
+    }
+
+
+def check(compiled: Any, ctx: Context, slots: list[int], seed: int) -> None:
+    cache = fields(np.random.default_rng(seed))
+    made = run_cache(program_of(ctx), cache)
+    rows = [
+        (slot // PAGE_SIZE * HEADS + head) * (PAGE_SIZE // BLOCK_SIZE)
+        + slot % PAGE_SIZE // BLOCK_SIZE
+        for slot in slots
+        if (slot + 1) % BLOCK_SIZE == 0
+        for head in range(HEADS)
+    ]
+    expected = {name: cache[name].copy() for name in made}
+    for name in made:
+        expected[name][rows] = made[name][rows]
+
+    compiled().forward(cache, np.array(slots, np.int64), ctx, cur_layer=1)
+
+    for name, wanted in expected.items():
+        np.testing.assert_array_equal(cache[name], wanted)
+
+
+def test_forward_summarises_blocks_that_slots_complete(ctx: Context) -> None:
+    compiled = compile_context(ctx)
+    everything = list(range(PAGES * PAGE_SIZE))
+    for seed, slots in enumerate(
+        ([], [15], [14], [15, 14, 63, 40, 127], everything)
+    ):
+        check(compiled, ctx, slots, seed)
+
+
+def test_a_bad_array_is_refused_before_any_is_written(ctx: Context) -> None:
+    forward = compile_context(ctx)().forward
+    rng, slots = np.random.default_rng(0), np.array([15])
+    for name, bad, wanted in (
+        ("max", np.zeros((3, 1, HEAD_DIM), np.float32), "as many rows"),
+        ("max", np.zeros((16, 2, HEAD_DIM), np.float32), "max float32"),
+        ("k", np.zeros((16, 16, HEAD_DIM), np.float16), "k of float32"),
+        ("min", fields(rng)["min"][::2], "min contiguous"),
+    ):
+        cache = fields(rng) | {name: bad}
+        good = [each for each in ("max", "min") if each != name]
+        with pytest.raises(ValueError, match=wanted):
+            forward(cache, slots)
+        assert all((cache[each] == -7).all() for each in good)
+    with pytest.raises(ValueError, match="loc of int64"):
+        forward(fields(rng), slots.astype(np.int32))
+    with pytest.raises(KeyError, match="max"):
+        forward({"k": fields(rng)["k"]}, slots)
+
+
+@pytest.mark.parametrize("ending", [".mojo", ".mojoc", ".mef"])
+def test_damaged_files_are_made_again(
+    ctx: Context, folder: Path, ending: str
+) -> None:
+    check(compile_context(ctx), ctx, [15], 0)
+    (file,) = folder.rglob(f"*{ending}")
+    good = file.read_bytes()
+    file.write_bytes(good[:100] + b"damaged" + good[107:])
+    slot_classes._loaded.cache_clear()
+
+    check(compile_context(ctx), ctx, [15, 31], 1)
+
+    assert b"damaged" not in file.read_bytes()
+
+
+def test_equal_pipelines_share_their_files(ctx: Context, folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    other = created(Context(), folder)
+    record_cache(GQAQuestSparseAttention(), other)
+    assert compile_context(other).__name__ == compile_context(ctx).__name__
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_indexers_on_this_layout_are_refused(folder: Path) -> None:
+    ctx = created(IndexerContext(), folder)
+    record_indexer(GQAQuestSparseAttention(), ctx, 2)
+    with pytest.raises(NotImplementedError, match="wanted a cache side"):
+        compile_context(ctx)
