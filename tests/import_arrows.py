@@ -104,11 +104,7 @@ MOJO_LAYERS = (
         "tile_arithmetic",
         "tile_place",
     },
-<<<<<<< HEAD
-    {"block_choice", "choose_bar", "decode_factors"},
-=======
-    {"decode_factors", "tiles"},
->>>>>>> c6-mojo
+    {"block_choice", "choose_bar", "decode_factors", "tiles"},
     {"decode_stage", "prefill_products", "prefill_queries", "prefill_stage"},
     {"prefill_share"},
     {"decode_call", "prefill_call"},

@@ -25,17 +25,17 @@ from max.driver import (
 from max.engine import InferenceSession
 from max.engine.api import AssertLevel
 from max.graph import DeviceRef, Module
-<<<<<<< HEAD
-from tests.kernels import max_attention, programs, sparse_configuration
+from tests.kernels import (
+    flows,
+    max_attention,
+    programs,
+    sparse_configuration,
+)
 from tests.kernels.build import (
     max_attention_module,
     module_of,
     sparse_module,
 )
-=======
-from tests.kernels import flows, max_attention, programs
-from tests.kernels.build import max_attention_module, module_of
->>>>>>> c6-mojo
 from tests.kernels.configuration import (
     LARGE_PAGES,
     ONNX_FLOAT32,

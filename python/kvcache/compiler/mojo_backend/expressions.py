@@ -207,30 +207,6 @@ class Expressions:
                 x,
                 how,
                 k,
-<<<<<<< HEAD
-                at.width,
-                lambda i: At(
-                    _shifted(at.row, k, i), at.column, at.width, at.chunk
-                ),
-            )
-        return self._gathered(
-            at,
-            [
-                self._named(
-                    self._folded(
-                        x,
-                        how,
-                        k,
-                        1,
-                        lambda i, place=place: At(
-                            at.row, _shifted(place, k, i)
-                        ),
-                    )
-                )
-                for place in (scaled(at.column, 1, j) for j in range(at.width))
-            ],
-        )
-=======
                 lambda i: At(rows.place(i), at.column, at.width, at.chunk),
             )
         parts = []
@@ -239,7 +215,6 @@ class Expressions:
             text = self._folded(x, how, k, columns.in_row(at.row))
             parts.append(self.code.let(object(), "group", text))
         return self._gathered(at, parts)
->>>>>>> c6-mojo
 
     def _folded(
         self, x: int, how: Folding, k: int, place: Callable[[Index], At]
