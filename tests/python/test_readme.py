@@ -1,6 +1,7 @@
 """The README's code runs as it stands there."""
 
 import re
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,30 @@ def test_running_batch_runs() -> None:
     exec(compile(blocks[1], "README.md", "exec"), names)
     assert seen == [([0, 0], 20), ([20], 21), ([21], 22)]
     assert manager.num_free_blocks == 10
+
+
+def test_own_flow_scores_blocks() -> None:
+    from kvcache.compiler.mojo_backend import flow_programs
+    from kvcache.compiler.numpy_backend import run_cache, score_blocks
+
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = (block for block in blocks if "vFlow" in block)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert len(code.strip().splitlines()) < 30
+    programs = flow_programs(
+        names["Loudest"](), block_size=16, head_dim=8, group_size=2
+    )
+    rng = np.random.default_rng(4)
+    keys = rng.standard_normal((5, 16, 8)).astype(np.float32)
+    queries = rng.standard_normal((2, 8)).astype(np.float32)
+    fields = run_cache(programs.cache, {"k": keys, "v": keys})
+    scores = score_blocks(programs.indexer, queries, fields)
+    longest = np.linalg.norm(keys, axis=2).max(axis=1)
+    products = keys.mean(axis=1) @ queries.T
+    np.testing.assert_allclose(
+        scores, products.max(axis=1) * longest, rtol=1e-5
+    )
 
 
 README = (ROOT / "README.md").read_text()
