@@ -82,11 +82,44 @@ class Passes:
             Work.COPY: self._copy,
         }
         for stage in self.pipeline.stages(of_request=of_request):
+            if self.values.is_ready.issuperset(stage.outputs):
+                continue
             with self.code.scope():
                 writers[stage.work](stage)
             self.values.is_ready.update(stage.outputs)
             if any(self.places[x] is Place.MEMORY for x in stage.outputs):
                 self._sync()
+
+    def read_ahead(self, tensor: int) -> None:
+        """Writes the loads of a leaf, as it is kept, into names of its own."""
+        for key, load in self._loads(tensor):
+            name = self._ahead_name(key)
+            begin = "" if tensor in self.values.is_ready else "var "
+            self.code.line(f"{begin}{name} = {load}")
+
+    def take_ahead(self, tensor: int) -> None:
+        """Has what was read ahead be the leaf's elements from here on."""
+        for key, _ in self._loads(tensor):
+            name = self._ahead_name(key)
+            self.values.registers[key] = self.code.let(
+                object(), f"t{tensor}", f"{name}.cast[DType.float32]()"
+            )
+        self.values.is_ready.add(tensor)
+
+    def _loads(
+        self, tensor: int
+    ) -> Iterator[tuple[tuple[int, int, int | None], str]]:
+        domain = Domain(*self._tile(tensor), self.lanes)
+        leaf = self.values.leaves[tensor]
+        is_lanes = self.places[tensor] is Place.LANES
+        for row in range(domain.rows):
+            for chunk in range(domain.chunks):
+                column = self._any_column(domain, chunk)
+                load = f"{leaf}.load_as_kept[{domain.width}]({row}, {column})"
+                yield (tensor, row, chunk if is_lanes else None), load
+
+    def _ahead_name(self, key: tuple[int, int, int | None]) -> str:
+        return "ahead_" + "_".join(str(each) for each in key)
 
     def sync_rounds(self) -> None:
         """Waits until all lanes have read what the next round replaces."""
@@ -98,14 +131,18 @@ class Passes:
 
     def store(self, tensor: int, target: str) -> None:
         """Writes a tensor's tile to a tile of others."""
-        domain = self._domain(self._tile(tensor), [tensor])
         with self.code.scope():
-            for row in self._rows(domain.rows, [tensor]):
-                for at in self._columns(domain, row):
-                    self.code.line(
-                        f"{target}.store[{at.width}]({at.row}, {at.column}, "
-                        f"{self.values.value(tensor, at)})"
-                    )
+            self._store(
+                tensor, target, self._domain(self._tile(tensor), [tensor])
+            )
+
+    def _store(self, tensor: int, target: str, domain: Domain) -> None:
+        for row in self._rows(domain.rows, [tensor]):
+            for at in self._columns(domain, row):
+                self.code.line(
+                    f"{target}.store[{at.width}]({at.row}, {at.column}, "
+                    f"{self.values.value(tensor, at)})"
+                )
 
     def _sync(self) -> None:
         if self.lanes > 1:
@@ -234,18 +271,24 @@ class Passes:
         (tensor,) = stage.outputs
         domain = self._domain(self._tile(tensor), [tensor])
         place = self.places[tensor]
-        is_memory = place is Place.MEMORY
+        if place is Place.MEMORY:
+            self._store(tensor, f"kept_{tensor}", domain)
+            return
         for row in self._rows(domain.rows, [tensor]):
-            for at in self._columns(domain, row, is_store=is_memory):
-                name = self.values.value(tensor, at)
-                if is_memory:
-                    self.code.line(
-                        f"kept_{tensor}.store[{at.width}]({at.row}, "
-                        f"{at.column}, {name})"
-                    )
-                else:
-                    chunk = at.chunk if place is Place.LANES else None
-                    self.values.registers[tensor, at.row, chunk] = name
+            for chunk in range(domain.chunks):
+                column = self._any_column(domain, chunk)
+                at = At(row, column, domain.width, chunk)
+                key = (tensor, row, chunk if place is Place.LANES else None)
+                self.values.registers[key] = self.values.value(tensor, at)
+
+    def _any_column(self, domain: Domain, chunk: int) -> Index:
+        """Returns the column of a vector, of lanes without one another's."""
+        if domain.is_everywhere:
+            return 0
+        column = f"column_{domain.width}_{chunk}"
+        if domain.is_partial and chunk == domain.chunks - 1:
+            return f"min({column}, {domain.columns - domain.width})"
+        return column
 
     def _keep_number(
         self, tensor: int, row: Index, column: Index, name: str
