@@ -10,6 +10,7 @@ from kvcache.compiler.mojo_backend.code import Code
 from kvcache.compiler.mojo_backend.domain import Domain
 from kvcache.compiler.mojo_backend.pipeline import Pipeline, Place
 from kvcache.compiler.mojo_backend.stages import Passes
+from kvcache.compiler.mojo_backend.structs import members, method, struct
 
 WARP = 32
 """The lanes of a warp."""
@@ -40,14 +41,16 @@ def summariser(pipeline: Pipeline, bindings: Bindings) -> KernelText:
     """Writes what makes the summaries of a block and head."""
     tensors = (*pipeline.leaves, *pipeline.stores)
     cpu, gpu = _bodies(pipeline, (16, 8, 4), bindings, None)
-    text = _struct("Summarise", tensors, bindings, kept=gpu.kept, gpu=gpu)
-    text += _method("summarise_cpu(self, place: BlockPlace)", cpu.text)
-    text += _method(
+    text = struct(
+        "Summarise", tensors, bindings, kept=gpu.kept, lanes=gpu.lanes
+    )
+    text += method("summarise_cpu(self, place: BlockPlace)", cpu.text)
+    text += method(
         "summarise_gpu(self, team: Team[Self.lanes], place: BlockPlace, "
         "is_there: Bool, kept: Shared[Float32])",
         gpu.text,
     )
-    return KernelText("Summarise", text, _members(tensors, bindings))
+    return KernelText("Summarise", text, members(tensors, bindings))
 
 
 def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:
@@ -55,15 +58,15 @@ def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:
     tensors = (*pipeline.leaves, *pipeline.stores)
     is_per_block = any(not bindings.is_request(x) for x in pipeline.stores)
     cpu, gpu = _bodies(pipeline, (4, 8, 16), bindings, is_per_block)
-    text = _struct(name, tensors, bindings, kept=gpu.kept, gpu=gpu)
-    text += _method("score_cpu(self, at: RequestPlace)", cpu.text)
-    text += _method(
+    text = struct(name, tensors, bindings, kept=gpu.kept, lanes=gpu.lanes)
+    text += method("score_cpu(self, at: RequestPlace)", cpu.text)
+    text += method(
         "score_gpu(self, team: Team[Self.lanes], at: RequestPlace, *, "
         "first: Int, index: Int, step: Int, kept: Shared[Float32])",
         gpu.text,
     )
-    members = ("tables", *_members(tensors, bindings))
-    return KernelText(name, text, members, is_per_block)
+    own = ("tables", *members(tensors, bindings))
+    return KernelText(name, text, own, is_per_block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +207,7 @@ def _score(passes: Passes, bindings: Bindings, *, is_per_block: bool) -> None:
         if passes.lanes > 1:
             code.line("var is_there = base + index < at.num_blocks")
             passes.sync_rounds()
-        for each in ahead:
-            passes.take_ahead(each)
-        if ahead:
-            _read_next(passes, bindings, ahead)
+        _take_and_read_next(passes, bindings, ahead)
         if passes.lanes > 1:
             code.line("var block = min(base + index, at.num_blocks - 1)")
         if any(bindings.name(x) for x in later):
@@ -238,10 +238,14 @@ def _find(
             passes.code.line(f"{name} = {bindings.tile(each, block=None)}")
 
 
-def _read_next(
+def _take_and_read_next(
     passes: Passes, bindings: Bindings, leaves: Sequence[int]
 ) -> None:
     """Writes the loads of the next round, before this one's work."""
+    if not leaves:
+        return
+    for each in leaves:
+        passes.take_ahead(each)
     passes.code.line("var is_last = base + step >= at.num_blocks")
     with passes.code.block("if not is_last:"):
         _find(passes, bindings, leaves, "base + step + index")
@@ -281,59 +285,3 @@ def _store(
         with passes.code.block(f"if {condition}:"):
             passes.code.line(text)
             passes.store(each, target)
-
-
-def _members(tensors: Sequence[int], bindings: Bindings) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(bindings.member(x) for x in tensors))
-
-
-def _struct(
-    name: str,
-    tensors: Sequence[int],
-    bindings: Bindings,
-    *,
-    kept: int,
-    gpu: _Body,
-) -> str:
-    is_summariser = name == "Summarise"
-    side = "Summariser" if is_summariser else "Scorer"
-    q_dtype = "" if is_summariser else "q_dtype: DType, "
-    types = {bindings.member(x): bindings.member_type(x) for x in tensors}
-    if not is_summariser:
-        block = bindings.program.block_size
-        types = {"tables": f"BlockTables[Self.page_size, {block}]"} | types
-    lines = [
-        f"struct {name}[",
-        f"    {q_dtype}dtype: DType, page_size: Int, num_kv_heads: Int,",
-        "    quantization: Quantization,",
-        f"](Cpu{side}, Gpu{side}):",
-        "    comptime device_type: AnyType = Self",
-        f"    comptime lanes = {gpu.lanes}",
-        f"    comptime kept = {kept}",
-        "",
-        *(f"    var {member}: {type_}" for member, type_ in types.items()),
-        "",
-        "    def __init__(",
-        "        out self,",
-        *(f"        {member}: {type_}," for member, type_ in types.items()),
-        "    ):",
-        *(f"        self.{member} = {member}" for member in types),
-        "",
-        "    def _to_device_type(",
-        (
-            "        self, mut encoder: Some[DeviceTypeEncoder], "
-            "target: MutOpaquePointer[_]"
-        ),
-        "    ):",
-        "        encoder.encode(self, target)",
-        "",
-        "    @staticmethod",
-        "    def get_type_name() -> String:",
-        f'        return "{name}"',
-        "",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _method(head: str, body: str) -> str:
-    return f"    @always_inline\n    def {head}:\n{body}\n"
