@@ -200,3 +200,33 @@ def recorded_on_indexer(case: Case, ctx: Any) -> vTensor:
 def runner(ctx: Any) -> Any:
     """An instance of the compiled class."""
     return compiled(ctx)()
+
+
+def recorded_mixture(ctx: Any) -> None:
+    """Records an indexer that goes back and forth between its rows.
+
+    Tensors of requests and of blocks are made in turns, before and behind
+    operators that look at all blocks; one has the same tile for all blocks.
+    """
+    (field,) = fields_for(ctx, ((1, 24),))
+    q = ctx.add_tensor((GROUP, 24), "float32", FORMAT.BATCHED, name="q")
+    o = ctx.add_tensor((1, 1), "int32", FORMAT.RAGGED, name="o")
+    half = indexer.MaskSlice(0, 12, dim=2, beta=0.5)(field, ctx=ctx)
+    counts = indexer.Sum(dim=0)(half, ctx=ctx)
+    mean = indexer.Mean(dim=1)(q, ctx=ctx)
+    plain = indexer.GeMV()(mean, field, ctx=ctx)
+    typical = indexer.Mean(dim=0)(plain, ctx=ctx)
+    gate = indexer.WhereGreater()(plain, typical, ctx=ctx)
+    weighted = indexer.Multiply()(mean, counts, ctx=ctx)
+    score = indexer.GeMV()(weighted, field, ctx=ctx)
+    indexer.topK()(indexer.Add()(score, gate, ctx=ctx), o, ctx=ctx)
+    ctx.execute()
+
+
+def mixture(q: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """The scores `[S]` of `recorded_mixture`, for queries `[group, 24]`."""
+    mean, blocks = q.mean(axis=0), field[:, 0]
+    weights = len(blocks) * np.where(np.arange(24) < 12, 1.0, 0.5)
+    plain = blocks @ mean
+    gate = np.where(plain > plain.mean(), 0.0, -np.inf)
+    return blocks @ (mean * weights) + gate

@@ -7,6 +7,21 @@ import numpy as np
 
 from kvcache.compiler import FORMAT, cache, indexer, vTensor
 
+REDUCTIONS = ("Mean", "Max", "Min", "L2Norm", "Sum")
+INTERLEAVES = tuple(f"{name}Interleave" for name in REDUCTIONS)
+AFFINE = ("Add_Mul", "Abs", "Log", "Exp")
+ZERO_BETA = ("Relu", "Silu", "Sigmoid")
+WHERE = (
+    "WhereEqual",
+    "WhereNotEqual",
+    "WhereGreater",
+    "WhereGreaterEqual",
+    "WhereLess",
+    "WhereLessEqual",
+)
+BINARY = ("Maximum", "Minimum", "Multiply", "Add", *WHERE)
+SIDES = {"cache": cache, "indexer": indexer}
+
 LOC = np.empty(0, np.int64)
 """The slots of new tokens, as a recording has them."""
 
@@ -43,6 +58,10 @@ def cache_context(**sizes: int) -> cache.Context:
 
 def indexer_context(**sizes: int) -> indexer.Context:
     return indexer.Context().create(replace(Parent(), **sizes), Runner())
+
+
+def new_context(side: str) -> Any:
+    return {"cache": cache_context, "indexer": indexer_context}[side]()
 
 
 def tensor(
@@ -91,3 +110,28 @@ def check_lists(ctx: Any) -> None:
         for each in read:
             maker = ctx.output_tensor_to_op_list[each]
             assert maker is None or maker < index
+
+
+def record(
+    side: str, op: Any, *tiles: tuple[int, int], **settings: Any
+) -> vTensor:
+    """Calls an operator on new tensors of a new context of its side."""
+    ctx = new_context(side)
+    operands = [
+        tensor(ctx, *tile, name=f"cache['{name}']", **settings)
+        for tile, name in zip(tiles, "ab", strict=False)
+    ]
+    if side == "cache":
+        result: vTensor = op(*operands, loc=LOC, ctx=ctx)
+    else:
+        result = op(*operands, ctx=ctx)
+    check_lists(ctx)
+    assert ctx.op_list == [op]
+    assert ctx.op_to_input_tensor_list == [[x.tensor_id for x in operands]]
+    assert ctx.op_to_output_tensor_list == [[result.tensor_id]]
+    assert ctx.tensor_list[-1] is result is op.output_buffer
+    assert op.output_format is result._format is FORMAT.RAGGED
+    assert result.dtype == "bfloat16"
+    rows = 32 * 2 if side == "cache" else 0
+    assert result.shape == (rows, *result.tile)
+    return result

@@ -62,35 +62,54 @@ def filled(
 
 def looped(kind: str, given: dict[str, Any], *tiles: Tile) -> Tile:
     """The result of an operator made with `given`, of one tile each."""
-    x = tiles[0] if tiles else np.empty((0, 0))
-    rows, columns = x.shape
     if kind in UNARY:
-        code = UNARY[kind]
+        code, (x,) = UNARY[kind], tiles
         return filled(x.shape, lambda i, j: code(float(x[i, j]), **given))
     if kind in PAIRED or kind in COMPARED:
         return paired(kind, given, *tiles)
-    if kind in {"GeMM", "GeMV"}:
-        (_, y), depth = tiles, range(columns)
-        return filled(
-            (len(y), rows),
-            lambda i, j: sum(float(x[j, k]) * float(y[i, k]) for k in depth),
-        )
-    if kind == "Kron":
-        return kron(given, *tiles)
-    if kind == "MaskSlice":
-        inside = range(given["start"], given["end"])
-        yes, no = given.get("alpha", 1.0), given.get("beta", 0.0)
-        return filled(
-            x.shape,
-            lambda i, j: yes if (i, j)[given["dim"] - 1] in inside else no,
-        )
-    if kind == "Reshape":
-        flat = [float(each) for row in x for each in row]
-        width = given["y2"]
-        return filled((given["x2"], width), lambda i, j: flat[i * width + j])
-    if kind == "Transpose":
-        return filled((columns, rows), lambda i, j: x[j, i])
-    return grouped(kind, given, x)
+    special = {
+        "GeMM": product_of,
+        "GeMV": product_of,
+        "Kron": kron,
+        "MaskSlice": sliced,
+        "Reshape": reshaped,
+        "Transpose": transposed,
+    }
+    if kind in special:
+        return special[kind](given, *tiles)
+    return grouped(kind, given, *tiles)
+
+
+def product_of(given: dict[str, Any], x: Tile, y: Tile) -> Tile:
+    """`y` times `x` transposed."""
+    assert not given
+    depth = range(x.shape[1])
+    return filled(
+        (len(y), len(x)),
+        lambda i, j: sum(float(x[j, k]) * float(y[i, k]) for k in depth),
+    )
+
+
+def sliced(given: dict[str, Any], x: Tile) -> Tile:
+    """One number in a range, another outside."""
+    inside = range(given["start"], given["end"])
+    yes, no = given.get("alpha", 1.0), given.get("beta", 0.0)
+    return filled(
+        x.shape, lambda i, j: yes if (i, j)[given["dim"] - 1] in inside else no
+    )
+
+
+def reshaped(given: dict[str, Any], x: Tile) -> Tile:
+    """The same elements, row by row."""
+    flat = [float(each) for row in x for each in row]
+    width = given["y2"]
+    return filled((given["x2"], width), lambda i, j: flat[i * width + j])
+
+
+def transposed(given: dict[str, Any], x: Tile) -> Tile:
+    """Rows as columns."""
+    assert not given
+    return filled((x.shape[1], len(x)), lambda i, j: x[j, i])
 
 
 def paired(kind: str, given: dict[str, Any], x: Tile, y: Tile) -> Tile:

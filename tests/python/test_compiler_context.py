@@ -1,7 +1,7 @@
 import copy
 import os
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,49 +14,22 @@ from flow_contexts import (
     Parent,
     Runner,
     cache_context,
-    indexer_context,
     tensor,
 )
-from kvcache import KVCacheParams
 from kvcache.compiler import FORMAT, UNSET, Mode, as_vtensor, cache, indexer
 from kvcache.compiler.context_base import ContextBase
-from kvcache.compiler.parents import PoolParent, parent_of
 from kvcache.compiler.runners import Requests, Settings
 from kvcache.compiler.runners import Runner as PlainRunner
 from kvcache.compiler.vop import vOp
 from kvcache.compiler.vtensor import vTensor
-from kvcache.errors import InvalidParamsError
-from managers import make, make_replicas
 
 each_side = pytest.mark.parametrize(
     "side", [cache, indexer], ids=["cache", "indexer"]
 )
 
 
-@dataclass(frozen=True)
-class FakeTorchDevice:
-    type: str
-
-
-class FakeTorchTensor:
-    """What torch says of a tensor's memory."""
-
-    def __init__(
-        self, address: int, num_bytes: int, device: str = "cuda:0"
-    ) -> None:
-        self.device = FakeTorchDevice(device.partition(":")[0])
-        self._memory = SimpleNamespace(
-            data_ptr=lambda: address, nbytes=lambda: num_bytes
-        )
-
-    def untyped_storage(self) -> Any:
-        return self._memory
-
-    def element_size(self) -> int:
-        return 2
-
-    def nelement(self) -> int:
-        return 5
+def slots_of(each: type) -> tuple[str, ...]:
+    return each.__dict__.get("__slots__", ())
 
 
 @each_side
@@ -70,10 +43,6 @@ def test_new_context_is_empty(side: Any) -> None:
     assert len(ctx.missing()) == len(set(ctx.missing()))
     assert ctx.mode is Mode.PROFILE
     assert ctx.name == {cache: "Cache", indexer: "Indexer"}[side]
-
-
-def slots_of(each: type) -> tuple[str, ...]:
-    return each.__dict__.get("__slots__", ())
 
 
 def test_fields_are_what_pool_and_runner_say() -> None:
@@ -180,7 +149,7 @@ def test_other_intermediate_types_are_refused(told: object) -> None:
         {"block_size": 128},
         {"block_size": 0},
         {"page_size": -64},
-        {"page_size": True},
+        {"head_dim": True},
         {"head_dim": 8.0},
         {"head_num": 0},
     ],
@@ -301,108 +270,6 @@ def test_unset_is_one_falsy_value() -> None:
     assert not UNSET
 
 
-def test_aux_memory_adds_bytes_and_arrays() -> None:
-    ctx = cache.Context()
-    array = np.zeros((3, 4), np.float32)
-    described = vTensor((2, 3, 4), "float16", _format=FORMAT.PAGED, tensor_id=0)
-    assert ctx.add_aux_memory(5) == 5
-    assert ctx.add_aux_memory(array) == 48
-    assert ctx.add_aux_memory(array[1:]) == 32  # shared, and counted again
-    assert ctx.add_aux_memory(described) == 48
-    assert ctx.add_aux_memory(FakeTorchTensor(0, 999)) == 10
-    assert ctx.summary().aux_bytes == 5 + 48 + 32 + 48 + 10
-    ctx.clear_aux_memory()
-    assert ctx.summary().aux_bytes == 0
-
-
-@pytest.mark.parametrize("given", [True, 1.5, "8", None, [1]])
-def test_aux_memory_of_something_else_is_refused(given: Any) -> None:
-    ctx = cache.Context()
-    with pytest.raises(TypeError, match="wanted an int or an array"):
-        ctx.add_aux_memory(given)
-    with pytest.raises(TypeError, match="wanted an int"):
-        ctx.add_aux_flops(given)
-    assert (ctx.summary().aux_bytes, ctx.summary().aux_flops) == (0, 0)
-
-
-def test_negative_counts_are_refused() -> None:
-    ctx = cache.Context()
-    with pytest.raises(ValueError, match="got -1"):
-        ctx.add_aux_memory(-1)
-    with pytest.raises(ValueError, match="got -2"):
-        ctx.add_aux_flops(-2)
-    assert (ctx.summary().aux_bytes, ctx.summary().aux_flops) == (0, 0)
-
-
-def test_aux_flops_add_up_and_clear() -> None:
-    ctx = cache.Context()
-    assert ctx.add_aux_flops(3) is None
-    ctx.add_aux_flops(4)
-    assert ctx.summary().aux_flops == 7
-    ctx.clear_aux_flops()
-    assert ctx.summary().aux_flops == 0
-
-
-def test_summary_counts_shared_storage_once() -> None:
-    ctx = indexer_context()
-    base = np.zeros(100, np.int32)
-    ctx.dense_kv_indices = base[:40]
-    ctx.dense_kv_indptr = base[40:50].reshape(2, 5)
-    ctx.sparse_kv_indices = np.zeros(7, np.int64)
-    ctx.sparse_kv_indptr = [
-        FakeTorchTensor(4096, 300),
-        {"view": FakeTorchTensor(4096, 300)},
-        FakeTorchTensor(8192, 20),
-        FakeTorchTensor(64, 11, "cpu"),
-    ]
-    summary = ctx.summary()
-    assert summary.host_bytes == 400 + 56 + 11
-    assert summary.device_bytes == 320
-
-
-def test_summary_reads_well_and_prints_nothing(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    ctx = indexer_context()
-    ctx.dense_kv_indices = np.zeros(3 << 19, np.int32)
-    ctx.sparse_kv_indices = FakeTorchTensor(0, 100)
-    ctx.add_aux_memory(3 << 40)
-    ctx.add_aux_flops(1234567)
-    lines = str(ctx.summary()).splitlines()
-    assert capsys.readouterr().out == ""
-    assert [line.split() for line in lines] == [
-        ["Context", "Indexer"],
-        ["device", "arrays", "100", "B"],
-        ["host", "arrays", "6.0", "MiB"],
-        ["auxiliary", "memory", "3.0", "TiB"],
-        ["auxiliary", "flops", "1,234,567"],
-    ]
-
-
-def test_real_arrays_of_every_library_are_counted() -> None:
-    from max.driver import Buffer
-    from max.dtype import DType
-
-    ctx = indexer_context()
-    ctx.dense_kv_indices = Buffer.zeros((4, 5), DType.int32)
-    ctx.add_aux_memory(ctx.dense_kv_indices)
-    assert ctx.summary().host_bytes == ctx.summary().aux_bytes == 80
-
-
-def test_torch_tensors_are_counted_by_storage() -> None:
-    torch = pytest.importorskip("torch")
-    ctx = indexer_context()
-    whole = torch.zeros(10, 4)
-    ctx.dense_kv_indices, ctx.dense_kv_indptr = whole[:2], whole[5:]
-    assert ctx.summary().host_bytes == 160
-    assert ctx.add_aux_memory(whole[:2]) == 32
-    runner: Any = Runner(
-        SimpleNamespace(max_prefill_tokens=4, vortex_dtype=torch.float16)
-    )
-    ctx = indexer.Context().create(Parent(), runner)
-    assert ctx.vortex_dtype == "float16"
-
-
 def test_cores_stand_in_for_multiprocessors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -433,69 +300,6 @@ def test_folder_and_name_come_from_settings_and_pool() -> None:
     assert ctx.compilation_cache_dir == "some/where"
     scores = indexer.Context().create(Parent(), runner)
     assert scores.sparse_attention_name == "parent_indexer"
-
-
-def test_manager_describes_its_pool() -> None:
-    parent = parent_of(make(num_pages=10, page_size=16), group_size=3)
-    assert parent == PoolParent(
-        page_size=16,
-        block_size=16,
-        num_pages=22,  # Ten and the null page, for each of two heads.
-        head_num=2,
-        head_dim=8,
-        group_size=3,
-    )
-    runner = PlainRunner(Settings(8), Requests(2))
-    assert cache.Context().create(parent, runner).missing() == []
-    ctx = indexer.Context().create(parent, runner)
-    assert ctx.max_num_blocks_per_request == 11
-
-
-def test_each_replica_has_its_own_pages() -> None:
-    assert parent_of(make_replicas(replicas=2, num_pages=7)).num_pages == 16
-
-
-def test_params_describe_a_pool_of_so_many_pages() -> None:
-    params = KVCacheParams("bfloat16", 8, 64, page_size=128, n_devices=2)
-    parent = parent_of(params, num_pages=9)
-    assert (parent.block_size, parent.head_num) == (64, 4)
-    assert parent.num_pages == 40
-    assert parent_of(params, num_pages=9, block_size=32).block_size == 32
-
-
-@pytest.mark.parametrize(
-    ("pool", "told"),
-    [
-        (KVCacheParams("bfloat16", 8, 64, page_size=128), {}),
-        (KVCacheParams("bfloat16", 8, 64, page_size=128), {"page_size": 64}),
-        (
-            KVCacheParams("bfloat16", 1, 64, page_size=128, is_mla=True),
-            {"num_pages": 3},
-        ),
-        (object(), {"num_pages": 3, "page_size": 64}),
-    ],
-)
-def test_pool_that_cannot_be_described_is_refused(
-    pool: Any, told: dict[str, int]
-) -> None:
-    with pytest.raises(InvalidParamsError, match="wanted"):
-        parent_of(pool, **told)
-
-
-def test_slots_of_torch_describe_a_pool() -> None:
-    pytest.importorskip("torch")
-    from kvcache.pools import KVPool
-
-    pool = KVPool(100, 1, 2, 8, "cpu", page_size=16)
-    parent = parent_of(pool, page_size=16, block_size=16)
-    assert (parent.num_pages, parent.head_num) == (2 * (7 + 1), 2)
-    with pytest.raises(InvalidParamsError, match="wanted page_size"):
-        parent_of(pool)
-    with pytest.raises(InvalidParamsError, match="made with"):
-        parent_of(pool, page_size=48)
-    narrow = KVPool(100, 1, 2, 8, "cpu", v_head_dim=4, page_size=16)
-    with pytest.raises(InvalidParamsError, match="one shape"):
-        parent_of(narrow, page_size=16)
 
 
 def test_operator_goes_by_the_mode() -> None:

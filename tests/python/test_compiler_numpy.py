@@ -21,6 +21,8 @@ from compiler_cases import (
     drawn_fields,
     fields_for,
     indexer_context,
+    mixture,
+    recorded_mixture,
     recorded_on_cache,
     recorded_on_indexer,
     runner,
@@ -28,7 +30,6 @@ from compiler_cases import (
 from kvcache.compiler import cache, indexer
 from kvcache.compiler.graph import program_of
 from kvcache.compiler.numpy_backend import (
-    chosen_count,
     chosen_places,
     run_cache,
     score_blocks,
@@ -207,54 +208,6 @@ def test_an_array_of_another_type_is_refused(tmp_path: Path) -> None:
         runner(ctx).forward(pool, LOC, ctx)
 
 
-def budget(**given: Any) -> Any:
-    ctx = indexer.Context()
-    ctx.topk_val, ctx.topk_ratio = given.get("val", 0), given.get("ratio", 0.0)
-    ctx.block_reserved_bos = given.get("bos", 1)
-    ctx.block_reserved_eos = given.get("eos", 1)
-    return ctx
-
-
-@pytest.mark.parametrize(
-    ("blocks", "given", "wanted"),
-    [
-        (0, {"val": 9}, 0),
-        (1, {}, 1),
-        (10, {}, 2),
-        (10, {"val": 3, "bos": 2}, 6),
-        (10, {"ratio": 0.5}, 5),
-        (10, {"ratio": 0.29}, 2),
-        (100, {"ratio": 0.29}, 29),  # in doubles 28.999...
-        (10, {"ratio": 1.0}, 10),
-        (3, {"val": 9}, 3),
-    ],
-)
-def test_count_of_chosen_blocks(
-    blocks: int, given: dict[str, Any], wanted: int
-) -> None:
-    assert chosen_count(blocks, budget(**given)) == wanted
-
-
-@pytest.mark.parametrize(
-    ("scores", "given", "wanted"),
-    [
-        ([9, 1, 3, 2, 1], {"val": 1}, [0, 2, 5]),
-        ([0, 7, 7, 7, 0], {"val": 2}, [0, 1, 2, 5]),
-        ([0, np.nan, -np.inf, -9, 0], {"val": 2}, [0, 3, 4, 5]),
-        ([0, np.nan, -np.inf, np.nan, -np.inf], {"val": 2}, [0, 1, 2, 5]),
-        ([0, 1, 2, 3, 4], {"val": 1, "bos": 2, "eos": 2}, [0, 1, 3, 4, 5]),
-        ([0, 1, 2, 3, 4], {"bos": 9}, [0, 1, 2, 3, 4, 5]),
-        ([], {"val": 4}, [0]),
-    ],
-)
-def test_blocks_are_chosen_by_score_then_place(
-    scores: list[float], given: dict[str, Any], wanted: list[int]
-) -> None:
-    tail = np.array(scores, np.float32)
-    got = chosen_places(tail, len(scores) + 1, budget(**given))
-    assert got.tolist() == wanted
-
-
 @pytest.mark.parametrize("fusion", ["", "1"])
 @pytest.mark.parametrize("name", flow_names())
 def test_shipped_flow_from_keys_to_blocks(
@@ -341,3 +294,28 @@ def test_no_complete_block_gives_no_scores(tmp_path: Path) -> None:
     }
     q = np.zeros((GROUP, 24), np.float32)
     assert score_blocks(program_of(ctx), q, fields).shape == (0,)
+
+
+@pytest.mark.parametrize("fusion", ["", "1"])
+def test_rows_of_requests_and_blocks_in_turns(
+    fusion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVCACHE_DISABLE_FUSION", fusion)
+    ctx = indexer_context(tmp_path, "numpy")
+    recorded_mixture(ctx)
+    pool, q = drawn_fields(((1, 24),)), drawn((6, GROUP, 24))
+    o = np.full(64, -1)
+    runner(ctx).forward(q, o, pool, ctx)
+    program = program_of(ctx)
+    for row in range(6):
+        start, end = ctx.dense_kv_indptr[row : row + 2]
+        mine = ctx.dense_kv_indices[start:end]
+        if len(mine) < 2:
+            continue
+        wanted = mixture(q[row], pool["f0"][mine[:-1]])
+        fields = {"f0": pool["f0"][mine[:-1]]}
+        scores = score_blocks(program, q[row], fields)
+        np.testing.assert_allclose(scores, wanted, rtol=1e-4, atol=1e-5)
+        begin, stop = ctx.sparse_kv_indptr[row : row + 2]
+        places = chosen_places(scores, len(mine), ctx)
+        assert o[begin:stop].tolist() == mine[places].tolist()

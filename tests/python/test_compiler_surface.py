@@ -2,6 +2,7 @@ import inspect
 import os
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -124,6 +125,20 @@ def test_package_names_what_users_need() -> None:
     assert set(compiler.__all__) == PUBLIC
     for name in PUBLIC:
         assert getattr(compiler, name) is not None
+
+
+def test_compile_stays_a_function_and_asks_the_backends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = SimpleNamespace(compile=lambda ctx: (type, ctx))
+    name = "kvcache.compiler.compile"
+    monkeypatch.setitem(sys.modules, name, compiled)
+    created = cache_context()
+    for _ in range(2):
+        assert compiler.compile(created) == (type, created)
+        # As loading the submodule does.
+        compiler.compile = ModuleType(name)  # type: ignore[assignment]
+    assert inspect.isfunction(compiler.compile)
 
 
 def test_both_sides_name_their_operators() -> None:

@@ -5,7 +5,9 @@ blocks by it. It is recorded in a `Context` and compiled by one of three
 backends. Importing this package loads neither MAX nor torch.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from kvcache.compiler import cache, flows, indexer
@@ -37,9 +39,21 @@ __all__ = [
     "flows",
 ]
 
-# Not `kvcache.compiler.compile`: Python sets a submodule as an attribute of
-# its package, where it would take the place of the function.
-_BACKENDS = "kvcache.compiler.compiling"
+_BACKENDS = "kvcache.compiler.compile"
+
+
+class _Package(ModuleType):
+    """Keeps the function `compile` where Python would put the submodule.
+
+    A package gets each submodule as an attribute when it is first loaded.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "compile" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def compile(ctx: cache.Context | indexer.Context) -> type[Any]:  # noqa: A001

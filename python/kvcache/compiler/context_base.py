@@ -31,7 +31,7 @@ class ContextBase(ABC):
     mode: Mode
     """Whether calls of operators are recorded or computed."""
     vortex_dtype: str
-    """The element type of tensors between operators."""
+    """The name of the element type of tensors between operators."""
     _created: bool
     _aux_total_bytes: int
     _aux_total_flops: int
@@ -84,11 +84,7 @@ class ContextBase(ABC):
 
     def missing(self) -> list[str]:
         """Returns the names of the fields without a value."""
-        return [
-            slot
-            for slot in self._slots()
-            if slot != "_created" and getattr(self, slot) is UNSET
-        ]
+        return [slot for slot in self._slots() if getattr(self, slot) is UNSET]
 
     def add_aux_memory(self, obj: Any) -> int:
         """Counts memory that the context's user holds beside the fields.

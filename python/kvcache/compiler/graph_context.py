@@ -55,9 +55,12 @@ class GraphContext(ContextBase):
     compilation_cache_dir: str | None
     """The folder of generated modules; None for the default one."""
     sparse_attention_name: str
-    """What the pipeline is called in generated code."""
+    """What the pipeline is called: its parent's class and its side.
+
+    Compiled classes and files add a digest of what was recorded.
+    """
     impl_backend: str
-    """Which backend compiles the pipeline: mojo, numpy or triton."""
+    """Which backend compiles the pipeline: mojo (as made), numpy or triton."""
 
     def reset_graph(self) -> None:
         """Forgets what was recorded and generated."""

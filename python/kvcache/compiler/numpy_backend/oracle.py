@@ -5,6 +5,8 @@ caller's.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +120,7 @@ def _computed(
     }
     parts = [CONSTANTS, *(implementation(program, i) for i in kernels)]
     text = "\n".join(line for part in parts for line in (*part, "", ""))
-    code = module_of(text, "<kernels of a pipeline>")
+    code = _code(text)
     for i, kernel in kernels.items():
         shapes = {
             each: (_rows_of(program, each, rows), *program.tensors[each].tile)
@@ -133,6 +135,12 @@ def _computed(
             assert tiles.dtype == np.float32, (each, tiles.dtype)
             tensors[each] = np.broadcast_to(tiles, shapes[each])
     return tensors
+
+
+@lru_cache(maxsize=64)
+def _code(text: str) -> ModuleType:
+    """Returns the kernels of a pipeline; whoever asks often waits once."""
+    return module_of(text, "<kernels of a pipeline>")
 
 
 def _rows_of(program: Program, tensor: int, rows: int) -> int:

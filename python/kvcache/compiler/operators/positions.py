@@ -33,14 +33,14 @@ class MaskSlice(TileOp):
     ) -> None:
         """Checks and keeps the range and the values."""
         super().__init__()
+        self.start = self.whole("start", start)
+        self.end = self.whole("end", end)
+        self.dim = self.whole("dim", dim)
         self.require(dim in {1, 2}, f"wanted dim to be 1 or 2, got {dim!r}")
         self.require(
             0 <= start <= end,
             f"wanted 0 <= start <= end, got start={start} and end={end}",
         )
-        self.start = int(start)
-        self.end = int(end)
-        self.dim = int(dim)
         self.alpha = float(alpha)
         self.beta = float(beta)
 
@@ -82,6 +82,8 @@ class Reshape(TileOp):
     def __init__(self, leading: int, x2: int, y2: int) -> None:
         """Checks and keeps the new tile."""
         super().__init__()
+        self.x2 = self.whole("x2", x2)
+        self.y2 = self.whole("y2", y2)
         self.require(
             leading == -1, f"wanted -1 as leading extent, got {leading!r}"
         )
@@ -89,8 +91,6 @@ class Reshape(TileOp):
             x2 >= 1 and y2 >= 1,
             f"wanted positive extents, got ({x2}, {y2})",
         )
-        self.x2 = int(x2)
-        self.y2 = int(y2)
 
     @property
     def attributes(self) -> dict[str, int | float]:

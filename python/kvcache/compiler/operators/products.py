@@ -54,7 +54,8 @@ class Kron(TileOp):
     def __init__(self, dim: int | Iterable[int] = (1, 2)) -> None:
         """Checks and keeps the axes."""
         super().__init__()
-        axes = {dim} if isinstance(dim, int) else set(dim)
+        given = dim if isinstance(dim, Iterable) else (dim,)
+        axes = {self.whole("dim", axis) for axis in given}
         self.require(
             bool(axes) and axes <= {1, 2},
             f"wanted dim to be 1, 2 or both, got {dim!r}",

@@ -22,11 +22,11 @@ class Reduction(TileOp):
     def __init__(self, dim: int = 1) -> None:
         """Checks and keeps the axis."""
         super().__init__()
+        self.dim = self.whole("dim", dim)
         self.require(
-            type(dim) is int and dim in self.axes,
+            dim in self.axes,
             f"wanted dim to be one of {self.axes}, got {dim!r}",
         )
-        self.dim = dim
 
     @property
     def attributes(self) -> dict[str, int | float]:
@@ -76,15 +76,10 @@ class Interleave(TileOp):
     def __init__(self, dim: int = 1, k: int = 2) -> None:
         """Checks and keeps the axis and the group's size."""
         super().__init__()
-        self.require(
-            type(dim) is int and dim in {1, 2},
-            f"wanted dim to be 1 or 2, got {dim!r}",
-        )
-        self.require(
-            type(k) is int and k >= 1, f"wanted k to be positive, got {k!r}"
-        )
-        self.dim = dim
-        self.k = k
+        self.dim = self.whole("dim", dim)
+        self.k = self.whole("k", k)
+        self.require(dim in {1, 2}, f"wanted dim to be 1 or 2, got {dim!r}")
+        self.require(k >= 1, f"wanted k to be positive, got {k!r}")
 
     @property
     def attributes(self) -> dict[str, int | float]:

@@ -1,7 +1,8 @@
 """Operators on the tiles `[r, c]` inside the rows of their operands."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from operator import index
+from typing import ClassVar, SupportsIndex
 
 from kvcache.compiler.element_types import EIGHT_BITS, FLOATS
 from kvcache.compiler.graph_context import GraphContext
@@ -41,6 +42,23 @@ class TileOp(vOp):
         """
         if not holds:
             raise AssertionError(f"{self.kind}: {message}")
+
+    def whole(self, name: str, value: SupportsIndex) -> int:
+        """Returns a constant that is a whole number.
+
+        Raises:
+            AssertionError: If it is none, by the operator's name; a bool is
+                none.
+        """
+        try:
+            number = None if isinstance(value, bool) else index(value)
+        except TypeError:
+            number = None
+        if number is None:
+            raise AssertionError(
+                f"{self.kind}: wanted {name} to be an int, got {value!r}"
+            )
+        return number
 
     def read_operands(
         self,

@@ -8,10 +8,11 @@ from kvcache.compiler.module_text import (
     parameters,
     variable,
 )
-from kvcache.compiler.program import Kernel, Program, Schedule, Side
+from kvcache.compiler.program import Kernel, Program, Side
 from kvcache.compiler.triton_backend import over_blocks
 from kvcache.compiler.triton_backend.expressions import statements
 from kvcache.compiler.triton_backend.tile_code import inside, places
+from kvcache.compiler.vop import Schedule
 from kvcache.compiler.vtensor import FORMAT
 
 LARGEST = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
@@ -37,6 +38,9 @@ _SIZES = {
 
 def triton_module(program: Program, ctx: GraphContext) -> ModuleText:
     """Returns the module of a pipeline.
+
+    Where some elements are NaN, `Max`, `Min`, `Maximum` and `Minimum` give one
+    of the others; those of the NumPy backend give NaN.
 
     Raises:
         NotImplementedError: If there is no code for an operator, or a field

@@ -176,10 +176,10 @@ def _reshape(
     x, made = operands
     old, new = tiles
     row, column = places(new[0], 0), places(new[1], 1)
+    flat = f"({row} * {new[1]} + {column})"
+    old_row, old_column = f"{flat} // {old[1]}", f"{flat} % {old[1]}"
     return [
-        f"{made}_at = {row} * {new[1]} + {column}",
-        f"{made}_at = {made}_at // {old[1]} * {padded(old[1])} "
-        f"+ {made}_at % {old[1]}",
+        f"{made}_at = {old_row} * {padded(old[1])} + {old_column}",
         f"{made} = {picked(x, old, f'{made}_at', new)}",
     ]
 
