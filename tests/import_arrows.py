@@ -160,7 +160,7 @@ MAY_IMPORT_MAX = {
     "attention_workspace",
     "cache_inputs",
     "cache_types",
-    "compiler.mojo_backend",
+    "compiler.mojo_backend.slot_classes",
     "graphs",
     "manager",
     "ops",

@@ -138,9 +138,10 @@ struct BlockTables[page_size: Int, block_size: Int](
         """
         var offsets = self.batch.offsets.unsafe_offset(seq)
         var first = offsets.unsafe_load[invariant=False]()
-        if offsets.unsafe_load[invariant=False](1) - first != 1:
-            return 0
-        return self.num_before(seq)
+        var end = offsets.unsafe_load[invariant=False](1)
+        # No load waits for another one.
+        var num_blocks = self.num_before(seq)
+        return num_blocks if end - first == 1 else 0
 
     @always_inline
     def query_row(self, seq: Int) -> Int:

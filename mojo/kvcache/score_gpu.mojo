@@ -18,8 +18,9 @@ comptime THREADS = 128
 comptime WARPS = THREADS // WARP_SIZE
 """The warps of a block."""
 
-comptime BLOCKS_PER_PROCESSOR = 16
-"""The thread blocks that there are for a multiprocessor, at most about."""
+comptime BLOCKS_PER_PROCESSOR = 6
+"""The thread blocks that there are for a multiprocessor, at most about: as many
+as run at once, so that none waits to begin."""
 
 
 trait GpuScorer(DevicePassable, TrivialRegisterPassable):
@@ -142,7 +143,7 @@ def score_gpu[
         var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
         shares = min(
             ceildiv(tables.width(), per_block),
-            ceildiv(Int(processors) * BLOCKS_PER_PROCESSOR, requests),
+            max(1, Int(processors) * BLOCKS_PER_PROCESSOR // requests),
         )
     ctx.enqueue_function[kernel](
         flow,

@@ -90,7 +90,9 @@ def summarise_kernel[
     var warp_index = Int(thread_idx.x) // WARP_SIZE
     var team_index = Int(thread_idx.x) % WARP_SIZE // Flow.lanes
     var own = kept.unsafe_offset((warp_index * teams + team_index) * Flow.kept)
-    var first_tile = (Int(block_idx.x) * WARPS + warp_index) * teams
+    # A few tiles go to as many multiprocessors.
+    var spread = warp_index * Int(grid_dim.x) + Int(block_idx.x)
+    var first_tile = spread * teams
     var step = Int(grid_dim.x) * WARPS * teams
     for first_seq in range(0, Int(tables.batch.batch_size), THREADS):
         var num_blocks = _count(tables, first_seq, ends, warp_ends)
@@ -122,8 +124,7 @@ def _count(
     ends: Shared[UInt32],
     warp_ends: Shared[UInt32],
 ) -> Int:
-    """Sums up what the sequences from `first_seq` on complete; a thread each.
-    """
+    """Sums up what the sequences from `first_seq` on complete; a thread each."""
     var thread = Int(thread_idx.x)
     var seq = first_seq + thread
     var end = UInt32(0)

@@ -29,6 +29,4 @@ def summarise_slots_cpu[
             if rows.completes(tile):
                 flow.summarise_cpu(rows.place(tile))
 
-    parallel_ranges(
-        summarise, num_items=rows.num_tiles(), grain=8 * block_size
-    )
+    parallel_ranges(summarise, num_items=rows.num_tiles(), grain=8 * block_size)

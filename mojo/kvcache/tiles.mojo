@@ -64,6 +64,24 @@ struct Tile[
     def load[
         width: Int
     ](self, row: Int, column: Int) -> SIMD[DType.float32, width]:
+        """Loads a part of a row, and widens it.
+
+        Parameters:
+            width: The elements, a power of two that divides `columns`.
+
+        Args:
+            row: The row.
+            column: The first element's column, a multiple of `width`.
+
+        Returns:
+            The elements.
+        """
+        return self.load_as_kept[width](row, column).cast[DType.float32]()
+
+    @always_inline
+    def load_as_kept[
+        width: Int
+    ](self, row: Int, column: Int) -> SIMD[Self.dtype, width]:
         """Loads a part of a row.
 
         Kernels may start before those that wrote it have ended: the load stays
@@ -83,7 +101,7 @@ struct Tile[
             width=width,
             alignment=vector_alignment[Self.dtype, width](),
             invariant=False,
-        ](row * Self.columns + column).cast[DType.float32]()
+        ](row * Self.columns + column)
 
     @always_inline
     def store[

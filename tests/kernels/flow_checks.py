@@ -102,7 +102,7 @@ def check_scores(kernels: FlowKernels, batch: Batch) -> None:
             )
             assert np.isfinite(expected).all()
             np.testing.assert_allclose(
-                actual[seq, head, :count], expected, rtol=1e-4, atol=1e-4
+                actual[seq, head, :count], expected, rtol=1e-5, atol=1e-5
             )
 
 

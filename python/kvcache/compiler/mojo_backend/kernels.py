@@ -1,17 +1,22 @@
 """Writes the structs of a flow: a summariser, and the kernels of a scorer."""
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvcache.compiler.mojo_backend.bindings import Bindings
 from kvcache.compiler.mojo_backend.code import Code
 from kvcache.compiler.mojo_backend.domain import Domain
-from kvcache.compiler.mojo_backend.pipeline import Pipeline
+from kvcache.compiler.mojo_backend.pipeline import Pipeline, Place
 from kvcache.compiler.mojo_backend.stages import Passes
+from kvcache.compiler.mojo_backend.structs import members, method, struct
 
 WARP = 32
 """The lanes of a warp."""
+
+MOST_AHEAD = 16
+"""The numbers of one field that a lane reads ahead."""
 
 MOST_KEPT = 11 * 1024
 """The numbers that a team keeps in shared memory at most: of the 48 KiB of a
@@ -36,14 +41,16 @@ def summariser(pipeline: Pipeline, bindings: Bindings) -> KernelText:
     """Writes what makes the summaries of a block and head."""
     tensors = (*pipeline.leaves, *pipeline.stores)
     cpu, gpu = _bodies(pipeline, (16, 8, 4), bindings, None)
-    text = _struct("Summarise", tensors, bindings, kept=gpu.kept, gpu=gpu)
-    text += _method("summarise_cpu(self, place: BlockPlace)", cpu.text)
-    text += _method(
+    text = struct(
+        "Summarise", tensors, bindings, kept=gpu.kept, lanes=gpu.lanes
+    )
+    text += method("summarise_cpu(self, place: BlockPlace)", cpu.text)
+    text += method(
         "summarise_gpu(self, team: Team[Self.lanes], place: BlockPlace, "
         "is_there: Bool, kept: Shared[Float32])",
         gpu.text,
     )
-    return KernelText("Summarise", text, _members(tensors, bindings))
+    return KernelText("Summarise", text, members(tensors, bindings))
 
 
 def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:
@@ -51,15 +58,15 @@ def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:
     tensors = (*pipeline.leaves, *pipeline.stores)
     is_per_block = any(not bindings.is_request(x) for x in pipeline.stores)
     cpu, gpu = _bodies(pipeline, (4, 8, 16), bindings, is_per_block)
-    text = _struct(name, tensors, bindings, kept=gpu.kept, gpu=gpu)
-    text += _method("score_cpu(self, at: RequestPlace)", cpu.text)
-    text += _method(
+    text = struct(name, tensors, bindings, kept=gpu.kept, lanes=gpu.lanes)
+    text += method("score_cpu(self, at: RequestPlace)", cpu.text)
+    text += method(
         "score_gpu(self, team: Team[Self.lanes], at: RequestPlace, *, "
         "first: Int, index: Int, step: Int, kept: Shared[Float32])",
         gpu.text,
     )
-    members = ("tables", *_members(tensors, bindings))
-    return KernelText(name, text, members, is_per_block)
+    own = ("tables", *members(tensors, bindings))
+    return KernelText(name, text, own, is_per_block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,12 @@ def _bodies(
     """Returns the body for the CPU, and that for a GPU."""
     cpu = _body(pipeline, 1, bindings, is_per_block)
     for count in (*lanes, WARP):
-        gpu = _body(pipeline, count, bindings, is_per_block)
+        gpu = _body(
+            _reading_ahead(pipeline, count, bindings, is_per_block),
+            count,
+            bindings,
+            is_per_block,
+        )
         if gpu.kept == 0 and _fits(pipeline, count, is_score=lanes[0] == 4):
             return cpu, gpu
     gpu = _body(pipeline, WARP, bindings, is_per_block)
@@ -90,13 +102,38 @@ def _bodies(
     return cpu, gpu
 
 
+def _reading_ahead(
+    pipeline: Pipeline,
+    lanes: int,
+    bindings: Bindings,
+    is_per_block: bool | None,
+) -> Pipeline:
+    """Has a scorer read small fields a round before it needs them."""
+    if not is_per_block:
+        return pipeline
+    fields = frozenset(
+        each
+        for each in pipeline.leaves
+        if bindings.member(each).startswith("field_")
+        and each not in pipeline.stores
+    )
+    places = replace(pipeline, ahead=fields).places(lanes)
+    near = [
+        each
+        for each in fields
+        if places[each] is not Place.MEMORY
+        and math.prod(pipeline.tensors[each].tile) <= MOST_AHEAD * lanes
+    ]
+    return replace(pipeline, ahead=frozenset(near))
+
+
 def _fits(pipeline: Pipeline, lanes: int, *, is_score: bool) -> bool:
     """Whether a team's lanes all have work, and none too much."""
     tiles = [pipeline.tensors[x].tile for x in pipeline.leaves]
     columns = max((tile[1] for tile in tiles), default=1)
     vectors = Domain(1, columns, lanes).vectors
     if is_score:
-        return vectors <= 2 * lanes
+        return vectors <= lanes
     return vectors >= lanes or lanes == 4
 
 
@@ -156,22 +193,64 @@ def _score(passes: Passes, bindings: Bindings, *, is_per_block: bool) -> None:
     if not is_per_block:
         return
     stores = [x for x in pipeline.stores if not bindings.is_request(x)]
+    ahead = sorted(pipeline.ahead)
+    if ahead:
+        _find(passes, bindings, ahead, "first + index", begin="var ")
+        _name_leaves(passes, bindings, ahead, "block")
+        for each in ahead:
+            passes.read_ahead(each)
+    later = [x for x in blocks if x not in pipeline.ahead]
     head = "for block in range(at.num_blocks):"
     if passes.lanes > 1:
         head = "for base in range(first, at.num_blocks, step):"
     with code.block(head):
         if passes.lanes > 1:
             code.line("var is_there = base + index < at.num_blocks")
-            code.line("var block = min(base + index, at.num_blocks - 1)")
             passes.sync_rounds()
-        if any(bindings.name(x) for x in blocks):
-            code.line(
-                "var place = self.tables.place("
-                "at.seq, block, layer=at.layer, head=at.head)"
-            )
-        _name_leaves(passes, bindings, blocks, "block")
+        _take_and_read_next(passes, bindings, ahead)
+        if passes.lanes > 1:
+            code.line("var block = min(base + index, at.num_blocks - 1)")
+        if any(bindings.name(x) for x in later):
+            code.line(f"var place = {PLACE.format('block')}")
+        _name_leaves(passes, bindings, later, "block")
         passes.compute(of_request=False)
         _store(passes, bindings, stores, "block", condition="is_there")
+
+
+PLACE = "self.tables.place(at.seq, {}, layer=at.layer, head=at.head)"
+"""The expression of a block's place."""
+
+
+def _find(
+    passes: Passes,
+    bindings: Bindings,
+    leaves: Sequence[int],
+    block: str,
+    *,
+    begin: str = "",
+) -> None:
+    """Writes where the tiles of a block that is read ahead are."""
+    block = f"min({block}, at.num_blocks - 1)"
+    passes.code.line(f"{begin}place = {PLACE.format(block)}")
+    if not begin:
+        for each in leaves:
+            name = passes.values.leaves[each]
+            passes.code.line(f"{name} = {bindings.tile(each, block=None)}")
+
+
+def _take_and_read_next(
+    passes: Passes, bindings: Bindings, leaves: Sequence[int]
+) -> None:
+    """Writes the loads of the next round, before this one's work."""
+    if not leaves:
+        return
+    for each in leaves:
+        passes.take_ahead(each)
+    passes.code.line("var is_last = base + step >= at.num_blocks")
+    with passes.code.block("if not is_last:"):
+        _find(passes, bindings, leaves, "base + step + index")
+        for each in leaves:
+            passes.read_ahead(each)
 
 
 def _name_leaves(
@@ -206,59 +285,3 @@ def _store(
         with passes.code.block(f"if {condition}:"):
             passes.code.line(text)
             passes.store(each, target)
-
-
-def _members(tensors: Sequence[int], bindings: Bindings) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(bindings.member(x) for x in tensors))
-
-
-def _struct(
-    name: str,
-    tensors: Sequence[int],
-    bindings: Bindings,
-    *,
-    kept: int,
-    gpu: _Body,
-) -> str:
-    is_summariser = name == "Summarise"
-    side = "Summariser" if is_summariser else "Scorer"
-    q_dtype = "" if is_summariser else "q_dtype: DType, "
-    types = {bindings.member(x): bindings.member_type(x) for x in tensors}
-    if not is_summariser:
-        block = bindings.program.block_size
-        types = {"tables": f"BlockTables[Self.page_size, {block}]"} | types
-    lines = [
-        f"struct {name}[",
-        f"    {q_dtype}dtype: DType, page_size: Int, num_kv_heads: Int,",
-        "    quantization: Quantization,",
-        f"](Cpu{side}, Gpu{side}):",
-        "    comptime device_type: AnyType = Self",
-        f"    comptime lanes = {gpu.lanes}",
-        f"    comptime kept = {kept}",
-        "",
-        *(f"    var {member}: {type_}" for member, type_ in types.items()),
-        "",
-        "    def __init__(",
-        "        out self,",
-        *(f"        {member}: {type_}," for member, type_ in types.items()),
-        "    ):",
-        *(f"        self.{member} = {member}" for member in types),
-        "",
-        "    def _to_device_type(",
-        (
-            "        self, mut encoder: Some[DeviceTypeEncoder], "
-            "target: MutOpaquePointer[_]"
-        ),
-        "    ):",
-        "        encoder.encode(self, target)",
-        "",
-        "    @staticmethod",
-        "    def get_type_name() -> String:",
-        f'        return "{name}"',
-        "",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _method(head: str, body: str) -> str:
-    return f"    @always_inline\n    def {head}:\n{body}\n"

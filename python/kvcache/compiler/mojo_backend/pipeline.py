@@ -63,11 +63,13 @@ class Pipeline:
         nodes: The calls in order.
         stores: The tensors that leave the kernel.
         tensors: All tensors, by their ids.
+        ahead: Tensors of others that are read before they are needed.
     """
 
     nodes: tuple[Node, ...]
     stores: tuple[int, ...]
     tensors: Sequence[vTensor]
+    ahead: frozenset[int] = frozenset()
 
     @property
     def makers(self) -> dict[int, Node]:
@@ -109,7 +111,7 @@ class Pipeline:
         for node in self.nodes:
             if not self.is_request(node.output):
                 kept |= {x for x in node.inputs if self.is_request(x)}
-        return frozenset(kept)
+        return frozenset(kept | self.ahead)
 
     def inputs(self, tensor: int) -> tuple[int, ...]:
         """What a call reads to make a tensor; nothing for a leaf."""
@@ -193,15 +195,9 @@ class Pipeline:
             if columns == 1:
                 if rows <= MOST_ROWS:
                     places[tensor] = Place.EVERYWHERE
-            elif self._may_be_in_lanes(tensor, domain):
+            elif self._stage(tensor).work in {Work.ROWS, Work.COPY}:
                 places[tensor] = Place.LANES
         return places
-
-    def _may_be_in_lanes(self, tensor: int, domain: Domain) -> bool:
-        work = self._stage(tensor).work
-        return work is Work.ROWS or (
-            work is Work.COPY and not domain.is_partial
-        )
 
     def _scattered(self) -> set[int]:
         """Materialised tensors of which a lane reads what another made."""

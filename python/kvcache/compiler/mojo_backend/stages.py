@@ -1,46 +1,26 @@
 """Writes the passes of a kernel: what is kept, and what is stored."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from kvcache.compiler.mojo_backend.code import Code, Index, scaled
+from kvcache.compiler.mojo_backend.code import Index
 from kvcache.compiler.mojo_backend.domain import Domain
 from kvcache.compiler.mojo_backend.expressions import (
     At,
-    Expressions,
     across,
 )
+from kvcache.compiler.mojo_backend.loops import Loops
 from kvcache.compiler.mojo_backend.meanings import Folding, folding
-from kvcache.compiler.mojo_backend.pipeline import (
-    Pipeline,
-    Place,
-    Stage,
-    Work,
-)
-
-AHEAD = 16
-"""Rows that a lane of a GPU reads before it waits for the first."""
+from kvcache.compiler.mojo_backend.pipeline import Place, Stage, Work
 
 MOST_FOLDED = 16
 """Vectors that the CPU folds rows into at once."""
 
 
 @dataclass(slots=True)
-class Passes:
-    """The passes of one kernel, for a team of some lanes.
+class Passes(Loops):
+    """The passes of one kernel, for a team of some lanes."""
 
-    Args:
-        code: Where lines are added.
-        pipeline: The kernel.
-        lanes: The lanes of a team; one on the CPU.
-    """
-
-    code: Code
-    pipeline: Pipeline
-    lanes: int
-    places: dict[int, Place] = field(init=False)
-    values: Expressions = field(init=False)
     offsets: dict[int, int] = field(init=False)
     """Where tensors in memory begin, in numbers."""
     kept: int = field(init=False)
@@ -48,8 +28,7 @@ class Passes:
 
     def __post_init__(self) -> None:
         """Finds a place for everything."""
-        self.places = self.pipeline.places(self.lanes)
-        self.values = Expressions(self.code, self.pipeline, self.places)
+        Loops.__post_init__(self)
         self.offsets, self.kept = {}, 0
         for tensor in sorted(self.places):
             if self.places[tensor] is Place.MEMORY:
@@ -82,11 +61,44 @@ class Passes:
             Work.COPY: self._copy,
         }
         for stage in self.pipeline.stages(of_request=of_request):
+            if self.values.is_ready.issuperset(stage.outputs):
+                continue
             with self.code.scope():
                 writers[stage.work](stage)
             self.values.is_ready.update(stage.outputs)
             if any(self.places[x] is Place.MEMORY for x in stage.outputs):
                 self._sync()
+
+    def read_ahead(self, tensor: int) -> None:
+        """Writes the loads of a leaf, as it is kept, into names of its own."""
+        for key, load in self._loads(tensor):
+            name = self._ahead_name(key)
+            begin = "" if tensor in self.values.is_ready else "var "
+            self.code.line(f"{begin}{name} = {load}")
+
+    def take_ahead(self, tensor: int) -> None:
+        """Has what was read ahead be the leaf's elements from here on."""
+        for key, _ in self._loads(tensor):
+            name = self._ahead_name(key)
+            self.values.registers[key] = self.code.let(
+                object(), f"t{tensor}", f"{name}.cast[DType.float32]()"
+            )
+        self.values.is_ready.add(tensor)
+
+    def _loads(
+        self, tensor: int
+    ) -> Iterator[tuple[tuple[int, int, int | None], str]]:
+        domain = Domain(*self._tile(tensor), self.lanes)
+        leaf = self.values.leaves[tensor]
+        is_lanes = self.places[tensor] is Place.LANES
+        for row in range(domain.rows):
+            for chunk in range(domain.chunks):
+                column = self._any_column(domain, chunk)
+                load = f"{leaf}.load_as_kept[{domain.width}]({row}, {column})"
+                yield (tensor, row, chunk if is_lanes else None), load
+
+    def _ahead_name(self, key: tuple[int, int, int | None]) -> str:
+        return "ahead_" + "_".join(str(each) for each in key)
 
     def sync_rounds(self) -> None:
         """Waits until all lanes have read what the next round replaces."""
@@ -98,46 +110,18 @@ class Passes:
 
     def store(self, tensor: int, target: str) -> None:
         """Writes a tensor's tile to a tile of others."""
-        domain = self._domain(self._tile(tensor), [tensor])
         with self.code.scope():
-            for row in self._rows(domain.rows, [tensor]):
-                for at in self._columns(domain, row):
-                    self.code.line(
-                        f"{target}.store[{at.width}]({at.row}, {at.column}, "
-                        f"{self.values.value(tensor, at)})"
-                    )
+            self._store(
+                tensor, target, self._domain(self._tile(tensor), [tensor])
+            )
 
-    def _sync(self) -> None:
-        if self.lanes > 1:
-            self.code.line("team.sync()")
-
-    def _tile(self, tensor: int) -> tuple[int, int]:
-        return self.pipeline.tensors[tensor].tile
-
-    def _domain(self, tile: tuple[int, int], tensors: list[int]) -> Domain:
-        """Returns how lanes share the tile of what is read and made."""
-        tree = self._tree(tensors)
-        is_in_lanes = any(self.places.get(each) is Place.LANES for each in tree)
-        is_scattered = any(
-            not self.pipeline.keeps_columns(each, read)
-            for each in tree
-            if each not in self.values.is_ready
-            for read in self.pipeline.inputs(each)
-        )
-        return Domain(
-            *tile, self.lanes, is_scattered=is_scattered and not is_in_lanes
-        )
-
-    def _tree(self, tensors: list[int]) -> set[int]:
-        """Returns tensors, and those that are read to make them now."""
-        found: set[int] = set()
-        left = list(tensors)
-        while left:
-            tensor = left.pop()
-            found.add(tensor)
-            if tensor not in self.values.is_ready:
-                left.extend(self.pipeline.inputs(tensor))
-        return found
+    def _store(self, tensor: int, target: str, domain: Domain) -> None:
+        for row in self._rows(domain.rows, [tensor]):
+            for at in self._columns(domain, row):
+                self.code.line(
+                    f"{target}.store[{at.width}]({at.row}, {at.column}, "
+                    f"{self.values.value(tensor, at)})"
+                )
 
     def _fold_rows(self, stage: Stage) -> None:
         domain = self._domain(stage.tile, list(stage.outputs))
@@ -234,18 +218,15 @@ class Passes:
         (tensor,) = stage.outputs
         domain = self._domain(self._tile(tensor), [tensor])
         place = self.places[tensor]
-        is_memory = place is Place.MEMORY
+        if place is Place.MEMORY:
+            self._store(tensor, f"kept_{tensor}", domain)
+            return
         for row in self._rows(domain.rows, [tensor]):
-            for at in self._columns(domain, row, is_store=is_memory):
-                name = self.values.value(tensor, at)
-                if is_memory:
-                    self.code.line(
-                        f"kept_{tensor}.store[{at.width}]({at.row}, "
-                        f"{at.column}, {name})"
-                    )
-                else:
-                    chunk = at.chunk if place is Place.LANES else None
-                    self.values.registers[tensor, at.row, chunk] = name
+            for chunk in range(domain.chunks):
+                column = self._any_column(domain, chunk)
+                at = At(row, column, domain.width, chunk)
+                key = (tensor, row, chunk if place is Place.LANES else None)
+                self.values.registers[key] = self.values.value(tensor, at)
 
     def _keep_number(
         self, tensor: int, row: Index, column: Index, name: str
@@ -276,82 +257,6 @@ class Passes:
     def _finish(self, how: Folding, name: str, count: int) -> None:
         if how.last != "{a}":
             self.code.line(f"{name} = {how.last.format(a=name, n=count)}")
-
-    def _first_lane(self) -> AbstractContextManager[None]:
-        if self.lanes == 1:
-            return nullcontext()
-        return self.code.block("if team.lane == 0:")
-
-    def _rows(self, count: int, tensors: list[int]) -> Iterator[Index]:
-        """Yields the rows of a pass, in a loop unless they must be known."""
-        if count == 1 or (self.lanes > 1 and self._must_know_rows(tensors)):
-            yield from range(count)
-            return
-        if self.lanes > 1 and count <= 4:
-            yield from range(count)
-            return
-        row = self.code.name("row")
-        ahead = AHEAD if self.lanes > 1 else 1
-        while count % ahead:
-            ahead //= 2
-        if ahead == 1:
-            with self.code.block(f"for {row} in range({count}):"):
-                yield row
-            return
-        first = self.code.name("first")
-        with (
-            self.code.block(f"for {first} in range(0, {count}, {ahead}):"),
-            self.code.block(f"comptime for ahead_{row} in range({ahead}):"),
-        ):
-            self.code.line(f"var {row} = {first} + ahead_{row}")
-            yield row
-
-    def _must_know_rows(self, tensors: list[int]) -> bool:
-        """Whether numbers of several rows are read, or kept, by their names."""
-        return any(
-            self.places.get(each, Place.MEMORY) is not Place.MEMORY
-            and self._tile(each)[0] > 1
-            for each in self._tree(tensors)
-        )
-
-    def _columns(
-        self, domain: Domain, row: Index, *, is_store: bool = True
-    ) -> Iterator[At]:
-        """Yields each of a lane's vectors of a row.
-
-        Of a single column every lane has all; to store it one is enough.
-        """
-        if self.lanes == 1 and domain.chunks > 1:
-            place = self.code.name("chunk")
-            with self.code.block(f"for {place} in range({domain.chunks}):"):
-                yield At(row, scaled(place, domain.width), domain.width)
-            return
-        for chunk in range(domain.chunks):
-            with self._lanes_with(domain, chunk, is_store=is_store) as column:
-                yield At(row, column, domain.width, chunk)
-
-    @contextmanager
-    def _lanes_with(
-        self, domain: Domain, chunk: Index, *, is_store: bool = False
-    ) -> Iterator[Index]:
-        """Opens a block for the lanes that have a vector in a round."""
-        width = domain.width
-        if domain.is_everywhere:
-            if is_store:
-                with self._first_lane():
-                    yield 0
-            else:
-                yield 0
-            return
-        if self.lanes == 1:
-            yield scaled(chunk, width)
-            return
-        column = f"column_{width}_{chunk}"
-        if domain.is_partial and chunk == domain.chunks - 1:
-            with self.code.block(f"if {column} < {domain.columns}:"):
-                yield column
-            return
-        yield column
 
 
 def _known(chunk: Index) -> int | None:
