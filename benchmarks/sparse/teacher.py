@@ -4,57 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from max.driver import CPU, Buffer
-from max.engine import InferenceSession
+from max.driver import Buffer, Device
+from max.engine import Model
 
 from kvcache import PagedKVCacheManager
-from kvcache.compiler.mojo_backend import flow_ops
-from kvcache.compiler.registry import make_flow
-from kvcache.flow_ops import FlowOps
-from kvcache.model import LlamaModel
+from kvcache.model import LlamaConfig
 from kvcache.request import Request
-from kvcache.serve.compiled_llama import CompiledLlama, compile_together
-from kvcache.serve.engine import cache_params
+from kvcache.spec import KVCacheParams
 
 CHUNK = 256
 """Prompt tokens of one step."""
 
-PAGE_SIZE = 64
-"""Tokens per page."""
-
 Logs = npt.NDArray[np.float64]
-
-
-def compile_flows(
-    model: LlamaModel, flows: Sequence[tuple[str, int]]
-) -> dict[tuple[str, int], CompiledLlama]:
-    """Compiles a model's graphs for several flows, all in one module.
-
-    Args:
-        model: The model.
-        flows: Names of flows, with their block sizes.
-    """
-    session = InferenceSession(devices=[CPU()])
-    config = model.config
-    compiled = {}
-    for name, block_size in flows:
-        flow = flow_ops(
-            make_flow(name),
-            block_size=block_size,
-            head_dim=config.head_dim,
-            group_size=config.num_q_heads // config.num_kv_heads,
-            field_dtype="float32",
-        )
-        compiled[name, block_size] = CompiledLlama(
-            model,
-            cache_params(config, page_size=PAGE_SIZE, flow=flow),
-            device=CPU(),
-            session=session,
-            flow=flow,
-            return_logits=True,
-        )
-    compile_together([*compiled.values()])
-    return compiled
 
 
 class Teacher:
@@ -64,35 +25,38 @@ class Teacher:
     for all rows that begin alike; every token from there on is a decode step.
 
     Args:
-        model: The model.
-        compiled: Its graphs, with logits.
+        config: The model's sizes.
+        graph: The model's graph, with logits.
+        params: Its cache.
+        device: Where the graph runs.
         num_pages: Pages of the cache.
         rows: The most rows at a time.
     """
 
     def __init__(
         self,
-        model: LlamaModel,
-        compiled: CompiledLlama,
+        config: LlamaConfig,
+        graph: Model,
+        params: KVCacheParams,
         *,
+        device: Device,
         num_pages: int,
         rows: int,
     ) -> None:
         """Makes the cache."""
-        assert compiled.flow is not None, "made by compile_flows"
-        flow: FlowOps = compiled.flow
-        params = cache_params(model.config, page_size=PAGE_SIZE, flow=flow)
-        layers = model.config.num_layers
-        self._graph = compiled.greedy
+        layers, page_size = config.num_layers, params.page_size
+        assert page_size is not None, "the paged strategy has one"
+        self._graph = graph
+        self._device = device
         self._manager = PagedKVCacheManager(
             params,
             max_batch_size=rows,
-            max_seq_len=model.config.max_seq_len,
+            max_seq_len=config.max_seq_len,
             num_layers=layers,
-            devices=[CPU()],
+            devices=[device],
             session=None,
             available_cache_memory=num_pages * params.bytes_per_page(layers),
-            page_size=PAGE_SIZE,
+            page_size=page_size,
         )
 
     def log_probabilities(
@@ -150,13 +114,16 @@ class Teacher:
         np.cumsum(lengths, out=offsets[1:])
         tokens = np.concatenate([r.tokens.active for r in requests])
         _, logits = self._graph.execute(
-            Buffer.from_numpy(tokens.astype(np.int64)),
-            Buffer.from_numpy(offsets),
+            self._there(tokens.astype(np.int64)),
+            self._there(offsets),
             *inputs,
-            Buffer.from_numpy(ratios),
+            self._there(ratios),
         )
         result: npt.NDArray[np.float32] = logits.to_numpy()
         return result
+
+    def _there(self, array: npt.NDArray[np.generic]) -> Buffer:
+        return Buffer.from_numpy(array).to(self._device)
 
 
 def _log_softmax(
