@@ -135,7 +135,7 @@ def params_of(config: LlamaConfig, summaries: Summaries) -> KVCacheParams:
     )
 
 
-def save(
+def save(  # noqa: PLR0917  (each is of another type)
     folder: Path,
     model: LlamaModel,
     choices: Sequence[Choice],

@@ -41,8 +41,6 @@ class FlowOps:
     """The operation that scores blocks."""
     summaries: Summaries
     """What is kept of each block."""
-    summarise_scratch: tuple[Scratch, ...] = ()
-    """Results of `summarise` beside the summaries; for its own use."""
     score_scratch: tuple[Scratch, ...] = ()
     """Results of `score` behind the scores; for its own use."""
     reserved_first: int = 1

@@ -35,7 +35,6 @@ def summarise(
     """
     _check_summaries("summarise", cache, flow)
     check_offsets("input_row_offsets", input_row_offsets)
-    blocks = input_row_offsets.shape[0] - 1
     ops.inplace_custom(
         cache.op(flow.summarise),
         device=cache.kv_blocks.device,
@@ -45,15 +44,8 @@ def summarise(
             input_row_offsets,
             *cache.tables,
         ],
-        out_types=[
-            TensorType(
-                DType.float32,
-                [blocks, each.rows, each.columns],
-                cache.kv_blocks.device,
-            )
-            for each in flow.summarise_scratch
-        ],
-        parameters={**cache.sizes},
+        out_types=[],
+        parameters=cache.sizes,
     )
 
 
