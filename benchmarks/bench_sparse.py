@@ -48,6 +48,8 @@ FEW_LAYERS, MANY_LAYERS = 2, 16
 MANY_TOKENS = 300_000
 """The most tokens of a batch that has many layers in the memory of a GPU."""
 CPU_LAYERS = 4
+STORE_LAYERS = 32
+"""The model's layers, whose summaries are made in one launch."""
 MEF, FLOWS_FILE = "sparse.mef", "flows.json"
 
 Timer = Callable[[str, int, tuple[Buffer, ...]], float]
@@ -67,7 +69,7 @@ def module_of(machine: steps.Machine, flows: dict[str, FlowOps]) -> Module:
     counts = [FEW_LAYERS, MANY_LAYERS]
     if machine.device.is_host:
         counts = [CPU_LAYERS]
-    steps.add_graphs(module, machine, flows, counts)
+    steps.add_graphs(module, machine, flows, counts, STORE_LAYERS)
     return module
 
 
@@ -118,7 +120,7 @@ def measure_stores(
     machine: steps.Machine, timer: Timer, flows: dict[str, Summaries]
 ) -> Iterator[Row]:
     """Yields what keeping summaries adds to the stores of all layers."""
-    layers = CPU_LAYERS if machine.device.is_host else MANY_LAYERS
+    layers = STORE_LAYERS
     drawn = np.random.default_rng(8).integers(0, 4096, 64).tolist()
     batches = {
         "decode 64": [(cached, 1) for cached in drawn],

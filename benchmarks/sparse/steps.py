@@ -84,13 +84,17 @@ def add_graphs(
     machine: Machine,
     flows: dict[str, FlowOps],
     layer_counts: Iterable[int],
+    store_layers: int,
 ) -> None:
     """Adds the graphs of every flow, each with as many layers."""
     for num_layers in layer_counts:
         _add(module, machine, "dense", num_layers, None)
         for name, flow in flows.items():
-            for what in ("attend", "choose", "store", "store_only"):
+            for what in ("attend", "choose"):
                 _add(module, machine, f"{name}_{what}", num_layers, flow)
+    for name, flow in flows.items():
+        for what in ("store", "store_only"):
+            _add(module, machine, f"{name}_{what}", store_layers, flow)
 
 
 def _add(  # noqa: PLR0917  (private, and each is of another type)

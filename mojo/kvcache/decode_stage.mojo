@@ -71,7 +71,7 @@ struct Loader[shape: DecodeShape](TrivialRegisterPassable):
         self.pages = 0
         self.known = 0
         self.chunk = run.begin + warp_index() // Self.shape.heads()
-        self._find()
+        _ = self._find()
         self._look_up()
 
     @always_inline

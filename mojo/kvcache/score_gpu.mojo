@@ -22,6 +22,10 @@ comptime BLOCKS_PER_PROCESSOR = 6
 """The thread blocks that there are for a multiprocessor, at most about: as many
 as run at once, so that none waits to begin."""
 
+comptime FEWEST_SHARES = 5
+"""The thread blocks that a long sequence's head has at least: where there are
+very many, the last ones should be short."""
+
 
 trait GpuScorer(DevicePassable, TrivialRegisterPassable):
     """One kernel of a compiled flow, for one sequence and key-value head."""
@@ -143,7 +147,10 @@ def score_gpu[
         var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
         shares = min(
             ceildiv(tables.width(), per_block),
-            max(1, Int(processors) * BLOCKS_PER_PROCESSOR // requests),
+            max(
+                FEWEST_SHARES,
+                Int(processors) * BLOCKS_PER_PROCESSOR // requests,
+            ),
         )
     ctx.enqueue_function[kernel](
         flow,

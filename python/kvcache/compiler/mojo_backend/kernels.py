@@ -18,6 +18,9 @@ WARP = 32
 MOST_AHEAD = 16
 """The numbers of one field that a lane reads ahead."""
 
+FEW_KEPT = 32
+"""The numbers that teams of a few lanes may keep in shared memory, each."""
+
 MOST_KEPT = 11 * 1024
 """The numbers that a team keeps in shared memory at most: of the 48 KiB of a
 block, what tables leave."""
@@ -91,7 +94,9 @@ def _bodies(
             bindings,
             is_per_block,
         )
-        if gpu.kept == 0 and _fits(pipeline, count, is_score=lanes[0] == 4):
+        is_score = is_per_block is not None
+        most_kept = FEW_KEPT if is_score else 0
+        if gpu.kept <= most_kept and _fits(pipeline, count, is_score=is_score):
             return cpu, gpu
     gpu = _body(pipeline, WARP, bindings, is_per_block)
     if gpu.kept > MOST_KEPT:
