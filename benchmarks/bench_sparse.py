@@ -69,7 +69,7 @@ def module_of(machine: steps.Machine, flows: dict[str, FlowOps]) -> Module:
     counts = [FEW_LAYERS, MANY_LAYERS]
     if machine.device.is_host:
         counts = [CPU_LAYERS]
-    steps.add_graphs(module, machine, flows, counts, STORE_LAYERS)
+    steps.add_graphs(module, machine, flows, counts, store_layers=STORE_LAYERS)
     return module
 
 

@@ -84,6 +84,7 @@ def add_graphs(
     machine: Machine,
     flows: dict[str, FlowOps],
     layer_counts: Iterable[int],
+    *,
     store_layers: int,
 ) -> None:
     """Adds the graphs of every flow, each with as many layers."""
