@@ -23,7 +23,7 @@ from benchmarks.gpu_tests import gpu_name
 from benchmarks.rows import Row, context, processor, write
 from benchmarks.sparse import quality_graphs
 from benchmarks.sparse.needles import Needle
-from benchmarks.sparse.quality_graphs import Prepared, Texts
+from benchmarks.sparse.quality_graphs import Choice, Prepared, Texts
 from benchmarks.sparse.teacher import Teacher
 from kvcache.model import LlamaModel, download_smollm2, load_model
 from kvcache.spec import pages_for
@@ -78,13 +78,16 @@ def find(
         }
 
 
-def measure(model: LlamaModel, prepared: Prepared) -> Iterator[Row]:
+def measure(
+    model: LlamaModel, prepared: Prepared, chosen: Sequence[Choice]
+) -> Iterator[Row]:
     """Yields the rows of every flow and block size."""
     texts = prepared.texts
     longest = max(len(texts.book), *texts.needles) + 64
     pages = (len(RATIOS) + 1) * pages_for(longest, quality_graphs.PAGE_SIZE)
     device = Accelerator() if accelerator_count() else CPU()
-    for choice, graph in prepared.models.items():
+    for choice in chosen:
+        graph = prepared.models[choice]
         teacher = Teacher(
             model.config,
             graph,
@@ -118,10 +121,10 @@ def main() -> None:
     parser.add_argument("--prepare", type=Path, metavar="FOLDER")
     parser.add_argument("--load", type=Path, metavar="FOLDER")
     parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--only", default="", metavar="FLOW")
+    parser.add_argument("--only", default="", metavar="FLOW_SIZE")
     args = parser.parse_args()
     model = load_model(download_smollm2())
-    chosen = [choice for choice in CHOSEN if args.only in choice[0]]
+    chosen = [c for c in CHOSEN if args.only in f"{c[0]}_{c[1]}"]
     if args.prepare is not None:
         from tools.compile_for_gpu import virtual_hopper
 
@@ -139,7 +142,8 @@ def main() -> None:
         place = Accelerator() if has_gpu else CPU()
         prepared = quality_graphs.make(model, chosen, texts_of(model), place)
     where = context(gpu_name() if has_gpu else processor())
-    write((row | where for row in measure(model, prepared)), args.json)
+    rows = measure(model, prepared, chosen)
+    write((row | where for row in rows), args.json)
 
 
 if __name__ == "__main__":
