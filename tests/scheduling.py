@@ -19,6 +19,10 @@ _MAKES_KERNELS = re.compile(r"^def (?:\w+_)?kernels\(", re.MULTILINE)
 """A fixture of the file's own."""
 
 
+_USES_SMALL_MODEL = re.compile(r"\bsmall_(?:sparse_)?served\b")
+"""What serves the small model, compiled once a process for all."""
+
+
 class GroupScheduling(LoadScopeScheduling):
     """One process for a file, and one for all files on the kernels' graphs.
 
@@ -40,4 +44,6 @@ def group_of(path: str) -> str:
         text = (ROOT / path).read_text("utf-8")
         if _USES_KERNELS.search(text) and not _MAKES_KERNELS.search(text):
             return "kernels"
+        if _USES_SMALL_MODEL.search(text):
+            return "small model"
     return path

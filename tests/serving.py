@@ -60,6 +60,7 @@ class Served:
         page_sizes: Those that are compiled together, when one is wanted.
         has_all_outputs: Whether there are a sampling graph and logits too.
         flow: Chooses the blocks that decode steps attend to.
+        session: Compiles the graphs; one of its own if None.
     """
 
     def __init__(
@@ -70,13 +71,14 @@ class Served:
         page_sizes: Sequence[int] = (16,),
         has_all_outputs: bool = False,
         flow: FlowOps | None = None,
+        session: InferenceSession | None = None,
     ) -> None:
         self.model = model
         self.flow = flow
         self.page_sizes = page_sizes
         self.has_all_outputs = has_all_outputs
         self.device = device or CPU()
-        self.session = InferenceSession(devices=[self.device])
+        self.session = session or InferenceSession(devices=[self.device])
         self.compiled: dict[tuple[int, str], CompiledLlama] = {}
 
     def loop(self, setting: Setting) -> ServingLoop:
@@ -114,6 +116,11 @@ class Served:
 
     def compile(self, kv_dtype: str) -> None:
         """Compiles the model for caches of every page size."""
+        caches = self.caches(kv_dtype)
+        compile_together([*caches.values()], samples=self.has_all_outputs)
+
+    def caches(self, kv_dtype: str) -> dict[tuple[int, str], CompiledLlama]:
+        """Keeps and returns the caches of every page size, to be compiled."""
         caches = {
             (page_size, kv_dtype): CompiledLlama(
                 self.model,
@@ -130,8 +137,8 @@ class Served:
             )
             for page_size in self.page_sizes
         }
-        compile_together([*caches.values()], samples=self.has_all_outputs)
         self.compiled |= caches
+        return caches
 
     def serve(
         self,
@@ -220,12 +227,48 @@ def sampled(seed: int) -> SamplingParams:
     return SamplingParams(temperature=0.9, top_k=40, top_p=0.95, seed=seed)
 
 
+SPARSE_BLOCK = 16
+"""Tokens of a block of the small model's flow."""
+
+
 @cache
 def small_served() -> Served:
     """Returns a small random model, compiled once a process.
 
     Its graphs are those of stories260K, so MAX compiles them once for both.
     """
+    return _small_pair()[0]
+
+
+@cache
+def small_sparse_served() -> Served:
+    """Returns the same model with Quest's choice of blocks, pages of two."""
+    return _small_pair()[1]
+
+
+@cache
+def _small_pair() -> tuple[Served, Served]:
+    """Compiles both together: most of what they need is the same."""
+    from kvcache.compiler.mojo_backend import flow_ops
+    from kvcache.compiler.registry import make_flow
     from models import STORIES260K_SIZES, small_llama
 
-    return Served(small_llama(**STORIES260K_SIZES), has_all_outputs=True)
+    model = small_llama(**STORIES260K_SIZES)
+    flow = flow_ops(
+        make_flow("quest"),
+        block_size=SPARSE_BLOCK,
+        head_dim=model.config.head_dim,
+        group_size=model.config.num_q_heads // model.config.num_kv_heads,
+        field_dtype="float32",
+    )
+    dense = Served(model, has_all_outputs=True)
+    sparse = Served(
+        model,
+        page_sizes=(2 * SPARSE_BLOCK,),
+        flow=flow,
+        session=dense.session,
+    )
+    caches = [*dense.caches("float32").values()]
+    caches += sparse.caches("float32").values()
+    compile_together(caches, samples=True)
+    return dense, sparse

@@ -54,7 +54,6 @@ from kvcache.ops import precompiled_package
 
 FEW_SPARSE = (
     sparse_configuration.CASES[0],
-    sparse_configuration.CASES[3],
     sparse_configuration.CASES[7],
 )
 """Attention to chosen blocks by each kernel, plain and over codes."""

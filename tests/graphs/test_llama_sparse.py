@@ -5,14 +5,16 @@ import functools
 import numpy as np
 import pytest
 
-from kvcache.compiler.mojo_backend import flow_ops
-from kvcache.compiler.registry import make_flow
 from kvcache.serve import GenerationRequest
 from llama_reference import Floats, greedy
-from models import STORIES260K_SIZES, small_llama
-from serving import Recorded, Served, Setting
+from serving import (
+    SPARSE_BLOCK,
+    Recorded,
+    Served,
+    Setting,
+    small_sparse_served,
+)
 
-BLOCK = 16
 RATIO = 0.3
 SETTING = Setting(page_size=32)
 LENGTHS = (2, 15, 16, 17, 47, 48, 49, 64, 100, 170)
@@ -20,16 +22,7 @@ LENGTHS = (2, 15, 16, 17, 47, 48, 49, 64, 100, 170)
 
 @pytest.fixture(scope="module")
 def served() -> Served:
-    model = small_llama(**STORIES260K_SIZES)
-    config = model.config
-    flow = flow_ops(
-        make_flow("quest"),
-        block_size=BLOCK,
-        head_dim=config.head_dim,
-        group_size=config.num_q_heads // config.num_kv_heads,
-        field_dtype="float32",
-    )
-    return Served(model, page_sizes=(32,), flow=flow)
+    return small_sparse_served()
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +34,11 @@ def prompts() -> list[list[int]]:
 
 def quest_sees(queries: Floats, keys: Floats, *, ratio: float) -> Floats:
     """Which keys Quest's choice lets a token see, one loop a block."""
-    count = -(-len(keys) // BLOCK)
-    complete = (len(keys) - 1) // BLOCK
+    count = -(-len(keys) // SPARSE_BLOCK)
+    complete = (len(keys) - 1) // SPARSE_BLOCK
     scores = []
     for index in range(complete):
-        block = keys[index * BLOCK : (index + 1) * BLOCK]
+        block = keys[index * SPARSE_BLOCK : (index + 1) * SPARSE_BLOCK]
         most, least = block.max(axis=0), block.min(axis=0)
         bounds = np.maximum(queries * most, queries * least).sum(axis=1)
         scores.append(bounds.max())
@@ -54,7 +47,7 @@ def quest_sees(queries: Floats, keys: Floats, *, ratio: float) -> Floats:
     for index in sorted(range(complete), key=lambda i: -scores[i]):
         if len(chosen) < wanted:
             chosen.add(index)
-    return np.isin(np.arange(len(keys)) // BLOCK, list(chosen))
+    return np.isin(np.arange(len(keys)) // SPARSE_BLOCK, list(chosen))
 
 
 def expected(

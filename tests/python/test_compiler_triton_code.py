@@ -27,6 +27,7 @@ from kvcache.compiler.registry import flow_class, flow_names
 from kvcache.compiler.triton_backend import triton_module
 from kvcache.compiler.triton_backend.expressions import kinds
 from kvcache.compiler.vtensor import FORMAT
+from paths import ROOT
 
 
 def functions(ctx: Any) -> dict[str, ast.FunctionDef]:
@@ -120,4 +121,5 @@ def test_the_package_needs_neither_torch_nor_triton() -> None:
         "import sys, kvcache.compiler.triton_backend, kvcache.compiler.compile;"
         "sys.exit(bool({'torch', 'triton'} & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    env = {"PYTHONPATH": str(ROOT / "python"), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
