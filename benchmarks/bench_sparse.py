@@ -41,7 +41,7 @@ RATIOS = (1 / 16, 1 / 8, 1 / 4)
 GPU_CASES = (
     *((batch, 8_192) for batch in (1, 8, 64)),
     *((batch, 32_768) for batch in (1, 8, 64)),
-    *((batch, 131_072) for batch in (1, 8)),
+    *((batch, 131_072) for batch in (1, 8, 64)),
 )
 CPU_CASES = ((1, 4_096), (1, 16_384), (4, 8_192))
 FEW_LAYERS, MANY_LAYERS = 2, 16
