@@ -84,6 +84,7 @@ def test_sparse_reaches_the_loop(
     small: Path,
     loops: list[ServingLoop],
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked: list[CacheOptions] = []
     open_fake = demo.open_loop
@@ -97,7 +98,10 @@ def test_sparse_reaches_the_loop(
     monkeypatch.setattr(demo, "open_loop", open_loop)
     command = ["demo", "--model", str(small), "--max-new-tokens", "2"]
     assert run([*command, "--sparse", "gqa_quest_sparse_attention:0.25"]) == 0
+    said = "25% of a sequence's blocks of 16 tokens in decode, chosen by quest"
+    assert said in " ".join(capsys.readouterr().out.split())
     assert run(command) == 0
+    assert "in decode" not in capsys.readouterr().out
     assert [cache.sparse for cache in asked] == [
         SparseChoice("quest", 0.25),
         None,

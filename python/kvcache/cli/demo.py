@@ -76,7 +76,7 @@ def run_demo(
         while not loop.is_idle:
             view.see(talks.step())
     print_answers(console, conversations)
-    print_summary(console, conversations, loop.stats)
+    print_summary(console, conversations, loop.stats, cache)
     return int(any(c.error is not None for c in conversations))
 
 

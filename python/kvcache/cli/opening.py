@@ -12,9 +12,6 @@ from kvcache.spec import pages_for
 if TYPE_CHECKING:
     from kvcache.flow_ops import FlowOps
 
-LARGEST_BLOCK = 64
-"""The most tokens of a block that sparse attention takes or leaves."""
-
 SUMMARY_DTYPE = "float32"
 """The element type of summaries."""
 
@@ -95,7 +92,7 @@ def _flow_ops(model: LlamaModel, cache: CacheOptions) -> "FlowOps | None":
     config = model.config
     return flow_ops(
         make_flow(cache.sparse.flow),
-        block_size=min(cache.page_size, LARGEST_BLOCK),
+        block_size=cache.block_size,
         head_dim=config.head_dim,
         group_size=config.num_q_heads // config.num_kv_heads,
         field_dtype=SUMMARY_DTYPE,

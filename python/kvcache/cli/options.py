@@ -13,6 +13,10 @@ PAGE_SIZES = (16, 32, 64, 128, 256)
 """The page sizes that the kernels take, in tokens."""
 
 
+LARGEST_BLOCK = 64
+"""The most tokens of a block of sparse attention."""
+
+
 class DeviceKind(StrEnum):
     """Where the pages and the weights are."""
 
@@ -185,6 +189,11 @@ class CacheOptions:
     """What keys and values are kept in."""
     sparse: SparseChoice | None = None
     """Which blocks decode steps attend to; all of them if None."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens that sparse attention takes or leaves together."""
+        return min(self.page_size, LARGEST_BLOCK)
 
     def __post_init__(self) -> None:
         """Refuses two answers to one question."""

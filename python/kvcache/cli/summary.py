@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from kvcache.cli.options import CacheOptions
 from kvcache.cli.units import format_size
 from kvcache.serve import Conversation, ServingStats
 
@@ -31,12 +32,13 @@ def print_summary(
     console: Console,
     conversations: Sequence[Conversation],
     stats: ServingStats,
+    cache: CacheOptions,
 ) -> None:
     """Prints what was served, how fast, and the memory that it took."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    rows = _work(conversations, stats) | _memory(stats)
+    rows = _work(conversations, stats) | _attention(cache) | _memory(stats)
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), Text(value))
     console.print(table)
@@ -66,6 +68,17 @@ def _work(
         "Steps": steps,
         "Prefix hits": hits,
     }
+
+
+def _attention(cache: CacheOptions) -> dict[str, str]:
+    """Returns what decode steps attend to, if not to everything."""
+    if cache.sparse is None:
+        return {}
+    said = (
+        f"{cache.sparse.ratio:.0%} of a sequence's blocks of "
+        f"{cache.block_size} tokens in decode, chosen by {cache.sparse.flow}"
+    )
+    return {"Attention": said}
 
 
 def _memory(stats: ServingStats) -> dict[str, str]:
