@@ -248,12 +248,19 @@ def small_sparse_served() -> Served:
 
 @cache
 def _small_pair() -> tuple[Served, Served]:
-    """Compiles both together: most of what they need is the same."""
-    from kvcache.compiler.mojo_backend import flow_ops
-    from kvcache.compiler.registry import make_flow
     from models import STORIES260K_SIZES, small_llama
 
-    model = small_llama(**STORIES260K_SIZES)
+    return served_pair(small_llama(**STORIES260K_SIZES))
+
+
+def served_pair(model: LlamaModel) -> tuple[Served, Served]:
+    """Compiles a model without and with a flow: most of both is the same.
+
+    Models of equal sizes have equal graphs, which MAX compiles once.
+    """
+    from kvcache.compiler.mojo_backend import flow_ops
+    from kvcache.compiler.registry import make_flow
+
     flow = flow_ops(
         make_flow("quest"),
         block_size=SPARSE_BLOCK,

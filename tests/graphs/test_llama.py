@@ -18,7 +18,14 @@ from kvcache.ops import CacheInputTypes
 from kvcache.serve import GenerationRequest
 from llama_reference import LlamaReference, greedy
 from models import STORIES260K_SIZES, small_config, write_stories260k
-from serving import Recorded, Served, Setting, sampled, small_served
+from serving import (
+    Recorded,
+    Served,
+    Setting,
+    sampled,
+    served_pair,
+    small_served,
+)
 
 VOCABULARY = STORIES260K_SIZES["vocab_size"]
 
@@ -224,7 +231,7 @@ def test_stories260k_tells_its_golden_stories(
         Recorded(story["prompt_ids"], story["ids"][len(story["prompt_ids"]) :])
         for story in golden.values()
     ]
-    served = Served(load_model(tmp_path), has_all_outputs=True)
+    served, _ = served_pair(load_model(tmp_path))
     for setting in (Setting(), Setting(num_pages=32, chunk_size=3)):
         requests, _ = served.serve(recorded, setting)
         assert [r.output_ids for r in requests] == [r.output for r in recorded]
