@@ -69,7 +69,8 @@ def module_of(machine: steps.Machine, flows: dict[str, FlowOps]) -> Module:
     counts = [FEW_LAYERS, MANY_LAYERS]
     if machine.device.is_host:
         counts = [CPU_LAYERS]
-    steps.add_graphs(module, machine, flows, counts, store_layers=STORE_LAYERS)
+    stored = CPU_LAYERS if machine.device.is_host else STORE_LAYERS
+    steps.add_graphs(module, machine, flows, counts, store_layers=stored)
     return module
 
 
@@ -120,12 +121,17 @@ def measure_stores(
     machine: steps.Machine, timer: Timer, flows: dict[str, Summaries]
 ) -> Iterator[Row]:
     """Yields what keeping summaries adds to the stores of all layers."""
-    layers = STORE_LAYERS
-    drawn = np.random.default_rng(8).integers(0, 4096, 64).tolist()
+    layers, batch_size, longest = STORE_LAYERS, 64, 4096
+    if machine.device.is_host:
+        layers, batch_size, longest = CPU_LAYERS, 16, 1024
+    rng = np.random.default_rng(8)
+    drawn = rng.integers(0, longest, batch_size).tolist()
+    few, half = batch_size // 8, longest // 2
+    last = [(longest - 1, 1)] * batch_size
     batches = {
-        "decode 64": [(cached, 1) for cached in drawn],
-        "decode 64, every block complete": [(4095, 1)] * 64,
-        "prompts 8x2048": [(0, 2048)] * 8,
+        f"decode {batch_size}": [(cached, 1) for cached in drawn],
+        f"decode {batch_size}, every block complete": last,
+        f"prompts {few}x{half}": [(0, half)] * few,
     }
     for case, lengths in batches.items():
         for name, summaries in flows.items():

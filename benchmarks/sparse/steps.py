@@ -332,6 +332,7 @@ def pool(machine: Machine, num_pages: int, page: tuple[int, ...]) -> Buffer:
         count = min(some.shape[0], num_pages - begin)
         part = rows[slice(begin, begin + count), slice(None)]
         part.inplace_copy_from(source[slice(0, count), slice(None)])
+    machine.device.synchronize()  # On the CPU nothing else waits for copies.
     return whole
 
 
