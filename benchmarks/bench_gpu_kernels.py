@@ -30,7 +30,6 @@ from benchmarks.gpu_kernels import (
     pages,
     prefill,
     rope_store,
-    sparse,
     store,
     store_codes,
 )
@@ -42,7 +41,6 @@ from kvcache.ops import precompiled_package
 SUBJECTS: dict[str, ModuleType] = {
     "decode": decode,
     "prefill": prefill,
-    "sparse": sparse,
     "store": store,
     "rope_store": rope_store,
     "store_codes": store_codes,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kvcache.compiler import cache, indexer
-from kvcache.compiler.compile import compile as compiled
+from kvcache.compiler.compiling import compile as compiled
 from kvcache.compiler.numpy_backend import sparse_bounds
 from kvcache.compiler.vtensor import FORMAT, vTensor
 

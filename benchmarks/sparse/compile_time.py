@@ -26,7 +26,7 @@ def one() -> dict[str, float]:
     import numpy as np
 
     from kvcache.compiler import Context
-    from kvcache.compiler.compile import compile as compile_pipeline
+    from kvcache.compiler.compiling import compile as compile_pipeline
     from kvcache.compiler.mojo_backend import flow_ops
     from kvcache.compiler.parents import PoolParent
     from kvcache.compiler.recording import record_cache

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kvcache.compiler.cache.context import Context
-from kvcache.compiler.compile import compile as compile_context
+from kvcache.compiler.compiling import compile as compile_context
 from kvcache.compiler.flows.quest import GQAQuestSparseAttention
 from kvcache.compiler.graph import program_of
 from kvcache.compiler.indexer.context import Context as IndexerContext

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compiler_cases import CASES, cache_context, drawn_fields, recorded_on_cache
-from kvcache.compiler.compile import compile as compiled
+from kvcache.compiler.compiling import compile as compiled
 from kvcache.compiler.module_files import module_file, module_of
 
 TEXT = "ANSWER = 42\n"

@@ -5,9 +5,7 @@ blocks by it. It is recorded in a `Context` and compiled by one of three
 backends. Importing this package loads neither MAX nor torch.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from kvcache.compiler import cache, flows, indexer
@@ -39,24 +37,8 @@ __all__ = [
     "flows",
 ]
 
-_BACKENDS = "kvcache.compiler.compile"
 
-
-class _Package(ModuleType):
-    """Keeps the function `compile` where Python would put the submodule.
-
-    A package gets each submodule as an attribute when it is first loaded.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name != "compile" or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
-
-
-def compile(ctx: cache.Context | indexer.Context) -> type[Any]:  # noqa: A001
+def compile(ctx: cache.Context | indexer.Context) -> type[Any]:  # noqa: A001  (the seed's name)
     """Returns the class that computes what a context recorded.
 
     Args:
@@ -70,5 +52,6 @@ def compile(ctx: cache.Context | indexer.Context) -> type[Any]:  # noqa: A001
     Raises:
         RuntimeError: If there is no such backend, or nothing is recorded.
     """
-    compiled: type[Any] = import_module(_BACKENDS).compile(ctx)
+    compiling = import_module("kvcache.compiler.compiling")
+    compiled: type[Any] = compiling.compile(ctx)
     return compiled

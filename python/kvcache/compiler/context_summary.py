@@ -84,7 +84,7 @@ def _storage(value: Any) -> _Storage | None:
     if hasattr(value, "num_elements") and hasattr(value, "is_contiguous"):
         device = "host" if value.device.is_host else str(value.device)
         num_bytes = value.num_elements * value.dtype.size_in_bytes
-        return _Storage(device, value._data_ptr(), num_bytes)  # noqa: SLF001
+        return _Storage(device, value._data_ptr(), num_bytes)  # noqa: SLF001  (no public one)
     return None
 
 

@@ -81,7 +81,7 @@ def entry_class(program: Program) -> list[str]:
     source = "loc" if program.side is Side.CACHE else "q"
     for tensor in program.intermediates:
         described = program.tensors[tensor]
-        rows = _ROWS[program.side, described._format]  # noqa: SLF001
+        rows = _ROWS[program.side, described.format]
         wanted = f"self.tensor_{tensor}, {rows}, {described.tile}, {source}"
         lines += [
             f"        self.tensor_{tensor} = scratch(",

@@ -72,7 +72,7 @@ class vOp:  # noqa: N801  (the seed's name)
             output: What the call makes.
         """
         self._recording = recording
-        self.output_format = output._format  # noqa: SLF001
+        self.output_format = output.format
         self.output_buffer = output
 
     def profile(self, *args: Any, **kwargs: Any) -> Any:

@@ -63,6 +63,11 @@ class vTensor:  # noqa: N801  (the seed's name)
         self.tensor_id = tensor_id
 
     @property
+    def format(self) -> FORMAT:
+        """What its rows stand for."""
+        return self._format
+
+    @property
     def padded_shape(self) -> tuple[int, int, int]:
         """The shape with both inner extents at the next power of two."""
         rows, r, c = self.shape
@@ -104,7 +109,7 @@ def as_vtensor(
         TypeError: If `x` is none of these.
     """
     if isinstance(x, vTensor):
-        x._format, x.tensor_id = _format, tensor_id  # noqa: SLF001
+        x._format, x.tensor_id = _format, tensor_id  # noqa: SLF001  (its own class)
         return x
     if x is None:
         return vTensor(_format=_format, tensor_id=tensor_id, **described)

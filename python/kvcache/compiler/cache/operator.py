@@ -48,7 +48,7 @@ class CacheOp(TileOp):
             RuntimeError: If the context is not created.
         """
         if output is None and len(operands) == self.arity + 1:
-            *operands, output = operands  # type: ignore[assignment]
+            operands, output = operands[:-1], operands[-1]
         self.require_side(ctx, Side.CACHE)
         self._require_loc(loc)
         read = self.read_operands(operands, ctx, _FORMATS)
@@ -113,6 +113,6 @@ class CacheOp(TileOp):
 
     def _require_output_format(self, output: vTensor) -> None:
         self.require(
-            output._format in _FORMATS,  # noqa: SLF001
+            output.format in _FORMATS,
             f"wanted output of format PAGED or RAGGED, got {output}",
         )

@@ -71,7 +71,7 @@ class Sigmoid(CacheOp, elementwise.Sigmoid):
     """See `operators.elementwise.Sigmoid`."""
 
 
-class Add_Mul(CacheOp, elementwise.Add_Mul):  # noqa: N801
+class Add_Mul(CacheOp, elementwise.Add_Mul):  # noqa: N801  (the seed's name)
     """See `operators.elementwise.Add_Mul`."""
 
 
@@ -164,13 +164,13 @@ class Fill(CacheOp, positions.Fill):
             AssertionError: If the output is no field of the cache.
         """
         given = output if output is not None else next(iter(operands), None)
-        if not isinstance(given, vTensor) or given._format != FORMAT.PAGED:  # noqa: SLF001
+        if not isinstance(given, vTensor) or given.format != FORMAT.PAGED:
             raise AssertionError(
                 f"{self.kind}: wanted output of format PAGED, got {given}"
             )
         self._tile = given.tile
         return super().profile(*operands, ctx=ctx, output=output, loc=loc)
 
-    def result_tile(self, *tiles: Tile) -> Tile:  # noqa: ARG002
+    def result_tile(self, *tiles: Tile) -> Tile:  # noqa: ARG002  (reads no tile)
         """Returns the tile of the field that is filled."""
         return self._tile

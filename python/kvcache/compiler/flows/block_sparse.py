@@ -31,7 +31,7 @@ class BlockSparseAttention(vFlow):
 
     def create_cache(
         self,
-        block_size: int,  # noqa: ARG002
+        block_size: int,  # noqa: ARG002  (the seed's)
         head_dim: int,
     ) -> dict[str, tuple[int, int]]:
         """Declares the centroids."""

@@ -36,7 +36,7 @@ class GQAQuestSparseAttention(vFlow):
 
     def create_cache(
         self,
-        block_size: int,  # noqa: ARG002
+        block_size: int,  # noqa: ARG002  (the seed's)
         head_dim: int,
     ) -> dict[str, tuple[int, int]]:
         """Declares both ends of the keys' range."""

@@ -51,7 +51,7 @@ class IndexerOp(TileOp):
 
     def result_format(self, read: list[vTensor]) -> FORMAT:
         """Returns what the rows of the result stand for."""
-        batched = all(x._format is FORMAT.BATCHED for x in read)  # noqa: SLF001
+        batched = all(x.format is FORMAT.BATCHED for x in read)
         return FORMAT.BATCHED if batched else FORMAT.RAGGED
 
     def _tile_checked(self, read: list[vTensor]) -> tuple[int, int]:
@@ -82,7 +82,7 @@ class IndexerReduction(IndexerOp, Reduction):
         if self.dim != 0:
             return super().result_format(read)
         self.require(
-            read[0]._format is not FORMAT.BATCHED,  # noqa: SLF001
+            read[0].format is not FORMAT.BATCHED,
             f"wanted x with a row for each block for dim=0, got {read[0]}",
         )
         return FORMAT.BATCHED

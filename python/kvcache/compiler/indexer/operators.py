@@ -74,7 +74,7 @@ class Sigmoid(IndexerOp, elementwise.Sigmoid):
     """See `operators.elementwise.Sigmoid`."""
 
 
-class Add_Mul(IndexerOp, elementwise.Add_Mul):  # noqa: N801
+class Add_Mul(IndexerOp, elementwise.Add_Mul):  # noqa: N801  (the seed's name)
     """See `operators.elementwise.Add_Mul`."""
 
 

@@ -46,7 +46,7 @@ class Bindings:
 
     def is_request(self, tensor: int) -> bool:
         """Whether a tensor has a tile for a request, not for a block."""
-        shape = self.program.tensors[tensor]._format  # noqa: SLF001
+        shape = self.program.tensors[tensor].format
         return shape is FORMAT.BATCHED
 
     def member(self, tensor: int) -> str:

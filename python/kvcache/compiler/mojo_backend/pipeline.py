@@ -99,7 +99,7 @@ class Pipeline:
 
     def is_request(self, tensor: int) -> bool:
         """Whether a tensor has a tile for a request, not for a block."""
-        return self.tensors[tensor]._format is FORMAT.BATCHED  # noqa: SLF001
+        return self.tensors[tensor].format is FORMAT.BATCHED
 
     @property
     def materialised(self) -> frozenset[int]:

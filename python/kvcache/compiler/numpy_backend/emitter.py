@@ -80,7 +80,7 @@ def implementation(program: Program, i: int) -> list[str]:
 
 def _check_intermediates(program: Program) -> None:
     for tensor in program.intermediates:
-        if program.tensors[tensor]._format is FORMAT.PAGED:  # noqa: SLF001
+        if program.tensors[tensor].format is FORMAT.PAGED:
             raise AssertionError(
                 "wanted tensors between kernels with rows of the step, got "
                 f"{program.tensors[tensor]}"
@@ -134,7 +134,7 @@ def _steps(program: Program, i: int) -> list[str]:
 def _access(program: Program, tensor: int, *tiles: str) -> str:
     """Returns the array, its rows and its type, as arguments."""
     described = program.tensors[tensor]
-    rows = described._format.name.lower()  # noqa: SLF001
+    rows = described.format.name.lower()
     name = program.names.get(tensor)
     if name is None:
         return ", ".join([f"tensor_{tensor}", rows, *tiles, "'float32'"])

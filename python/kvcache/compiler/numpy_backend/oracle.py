@@ -144,5 +144,5 @@ def _code(text: str) -> ModuleType:
 
 
 def _rows_of(program: Program, tensor: int, rows: int) -> int:
-    is_batched = program.tensors[tensor]._format is FORMAT.BATCHED  # noqa: SLF001
+    is_batched = program.tensors[tensor].format is FORMAT.BATCHED
     return 1 if is_batched else rows

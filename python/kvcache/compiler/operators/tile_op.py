@@ -144,7 +144,7 @@ class TileOp(vOp):
         )
         wanted = " or ".join(each.name for each in formats)
         self.require(
-            given._format in formats,  # noqa: SLF001
+            given.format in formats,
             f"wanted {name} of format {wanted}, got {given}",
         )
         return given

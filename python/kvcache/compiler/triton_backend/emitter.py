@@ -48,7 +48,7 @@ def triton_module(program: Program, ctx: GraphContext) -> ModuleText:
         AssertionError: If a tensor between kernels has rows of the pool.
     """
     for tensor in program.intermediates:
-        if program.tensors[tensor]._format is FORMAT.PAGED:  # noqa: SLF001
+        if program.tensors[tensor].format is FORMAT.PAGED:
             raise AssertionError(
                 "wanted tensors between kernels with rows of the step, got "
                 f"{program.tensors[tensor]}"
@@ -125,7 +125,7 @@ def _indexer_kernel(program: Program, i: int) -> list[str]:
 
 def _is_per_request(program: Program, kernel: Kernel) -> bool:
     return all(
-        program.tensors[node.output]._format is FORMAT.BATCHED  # noqa: SLF001
+        program.tensors[node.output].format is FORMAT.BATCHED
         for node in kernel.nodes
     )
 
@@ -171,7 +171,7 @@ def _place(program: Program, tensor: int) -> tuple[str, str]:
     """Returns where a tensor's tile is, and what of it is no padding."""
     described = program.tensors[tensor]
     rows, columns = described.tile
-    row = described._format.name.lower()  # noqa: SLF001
+    row = described.format.name.lower()
     place = (
         f"p{tensor} + {row} * {rows * columns} + "
         f"{places(rows, 0)} * {columns} + {places(columns, 1)}"

@@ -112,7 +112,7 @@ def _loop(program: Program, node: Node, lines: list[str]) -> list[str]:
     size = math.prod(described.tile)
     count = max(1, ELEMENTS // padded(size))
     row = "block"
-    if described._format is FORMAT.PAGED:  # noqa: SLF001
+    if described.format is FORMAT.PAGED:
         row = "tl.load(indices + block, mask=block < end, other=0)"
     place = f"p{x} + ({row}).to(tl.int64) * {size} + element[None, :]"
     return [
