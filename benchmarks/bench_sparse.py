@@ -33,7 +33,7 @@ from tests.kernels.buffers import to_array
 from benchmarks.gpu_kernels.bench import Bench
 from benchmarks.gpu_tests import gpu_name
 from benchmarks.rows import Row, context, processor, write
-from benchmarks.sparse import steps
+from benchmarks.sparse import step_graphs, steps
 from kvcache.flow_ops import FlowOps
 from kvcache.summaries import Summaries
 
@@ -70,7 +70,7 @@ def module_of(machine: steps.Machine, flows: dict[str, FlowOps]) -> Module:
     if machine.device.is_host:
         counts = [CPU_LAYERS]
     stored = CPU_LAYERS if machine.device.is_host else STORE_LAYERS
-    steps.add_graphs(module, machine, flows, counts, store_layers=stored)
+    step_graphs.add_graphs(module, machine, flows, counts, store_layers=stored)
     return module
 
 
@@ -183,12 +183,14 @@ def prepare(folder: Path) -> None:
     from tools.compile_for_gpu import virtual_hopper
 
     machine = steps.Machine(virtual_hopper(), DType.bfloat16)
-    flows = {name: steps.flow_named(name, machine) for name in steps.FLOWS}
+    flows = {
+        name: step_graphs.flow_named(name, machine) for name in steps.FLOWS
+    }
     session = InferenceSession(devices=[machine.device])
     folder.mkdir(parents=True, exist_ok=True)
     compiled = session.compile(
         module_of(machine, flows),
-        custom_extensions=steps.extensions(flows.values()),
+        custom_extensions=step_graphs.extensions(flows.values()),
     )
     compiled.export_mef(folder / MEF)
     (folder / FLOWS_FILE).write_text(steps.to_json(flows))
@@ -206,10 +208,12 @@ def load(
         flows_text = (folder / FLOWS_FILE).read_text()
         models = session.load_all(folder / MEF)
         return dict(models), steps.from_json(flows_text)
-    flows = {name: steps.flow_named(name, machine) for name in steps.FLOWS}
+    flows = {
+        name: step_graphs.flow_named(name, machine) for name in steps.FLOWS
+    }
     models = session.load_all(
         module_of(machine, flows),
-        custom_extensions=steps.extensions(flows.values()),
+        custom_extensions=step_graphs.extensions(flows.values()),
     )
     return dict(models), {k: v.summaries for k, v in flows.items()}
 

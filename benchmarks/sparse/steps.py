@@ -1,23 +1,17 @@
-"""Decode steps over a cache with summaries: graphs, inputs, and their check."""
+"""Steps over a cache with summaries: what they are fed with."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 from max.driver import Buffer, Device
 from max.dtype import DType
-from max.graph import DeviceRef, Graph, Module, TensorType, TensorValue
+from max.graph import DeviceRef
 
-from kvcache import ops
-from kvcache.compiler.mojo_backend import flow_ops
-from kvcache.compiler.registry import make_flow
 from kvcache.flow_ops import FlowOps
-from kvcache.graphs.ragged import row_offsets_type
-from kvcache.ops import CacheInputs, CacheInputTypes
 from kvcache.summaries import Summaries, SummaryField
 
 NUM_KV_HEADS = 8
@@ -51,131 +45,6 @@ class Machine:
             return Buffer.from_numpy(drawn).to(self.device)
         bits = drawn.astype(ml_dtypes.bfloat16).view(np.uint16)
         return Buffer.from_numpy(bits).view(self.dtype).to(self.device)
-
-
-def flow_named(name: str, machine: Machine) -> FlowOps:
-    """Compiles a flow for the layout that is measured."""
-    return flow_ops(
-        make_flow(name),
-        block_size=BLOCK_SIZE,
-        head_dim=HEAD_DIM,
-        group_size=NUM_Q_HEADS // NUM_KV_HEADS,
-        field_dtype=machine.dtype.name,
-    )
-
-
-def cache_types(
-    machine: Machine, num_layers: int, flow: FlowOps | None
-) -> CacheInputTypes:
-    """Returns the types of the cache's inputs."""
-    return CacheInputTypes(
-        dtype=machine.dtype,
-        num_layers=num_layers,
-        page_size=PAGE_SIZE,
-        num_kv_heads=NUM_KV_HEADS,
-        head_dim=HEAD_DIM,
-        device=machine.ref,
-        summaries=None if flow is None else flow.summaries,
-    )
-
-
-def add_graphs(
-    module: Module,
-    machine: Machine,
-    flows: dict[str, FlowOps],
-    layer_counts: Iterable[int],
-    *,
-    store_layers: int,
-) -> None:
-    """Adds the graphs of every flow, each with as many layers."""
-    for num_layers in layer_counts:
-        _add(module, machine, "dense", num_layers, None)
-        for name, flow in flows.items():
-            for what in ("attend", "choose"):
-                _add(module, machine, f"{name}_{what}", num_layers, flow)
-    for name, flow in flows.items():
-        for what in ("store", "store_only"):
-            _add(module, machine, f"{name}_{what}", store_layers, flow)
-
-
-def _add(  # noqa: PLR0917  (private, and each is of another type)
-    module: Module,
-    machine: Machine,
-    name: str,
-    num_layers: int,
-    flow: FlowOps | None,
-) -> None:
-    """Adds one graph, named by its layers as well.
-
-    Its inputs are those of the cache, row offsets, then queries and ratios, or
-    keys and values.
-    """
-    cache = cache_types(machine, num_layers, flow)
-    stores = "store" in name
-    heads = NUM_KV_HEADS if stores else NUM_Q_HEADS
-    rows = TensorType(
-        machine.dtype, ["total_tokens", heads, HEAD_DIM], machine.ref
-    )
-    ratios = TensorType(DType.float32, ["batch_size"], machine.ref)
-    with Graph(
-        f"{name}_{num_layers}",
-        input_types=[
-            *cache,
-            row_offsets_type(machine.ref),
-            *([rows, rows] if stores else [rows, ratios]),
-        ],
-        custom_extensions=extensions([flow] if flow else []),
-        module=module,
-    ) as graph:
-        inputs = CacheInputs.of(graph.inputs[: len(cache)])
-        offsets, *rest = (value.tensor for value in graph.inputs[len(cache) :])
-        if stores:
-            for layer in range(num_layers):
-                ops.store(inputs, *rest, offsets, layer=layer)
-            if flow is not None and not name.endswith("only"):
-                ops.summarise(inputs, flow, offsets)
-            graph.output()
-            return
-        results: list[TensorValue] = []
-        for layer in range(num_layers):
-            results += _attend(inputs, flow, offsets, rest, layer, name)
-        graph.output(*results)
-
-
-def _attend(  # noqa: PLR0917  (a layer's tensors)
-    cache: CacheInputs,
-    flow: FlowOps | None,
-    offsets: TensorValue,
-    rest: list[TensorValue],
-    layer: int,
-    name: str,
-) -> Iterator[TensorValue]:
-    """Yields what one layer gives."""
-    queries, ratios = rest
-    if flow is None:
-        yield ops.attention(cache, queries, offsets, layer=layer, scale=SCALE)
-    elif name.endswith("attend"):
-        yield ops.flow_attention(
-            *(cache, flow, queries, offsets, ratios), layer=layer, scale=SCALE
-        )
-    else:
-        scores = ops.score_blocks(cache, flow, queries, offsets, layer=layer)
-        chosen = ops.choose_blocks(
-            *(cache, scores, offsets, ratios),
-            block_size=BLOCK_SIZE,
-            reserved_first=flow.reserved_first,
-            reserved_last=flow.reserved_last,
-            top_k=flow.top_k,
-        )
-        yield chosen.block_ids
-
-
-def extensions(flows: Iterable[FlowOps]) -> list[Path]:
-    """Returns the compiled kernels that graphs of flows need."""
-    return [
-        ops.precompiled_package(),
-        *dict.fromkeys(flow.extension for flow in flows),
-    ]
 
 
 @dataclass(frozen=True, slots=True)
