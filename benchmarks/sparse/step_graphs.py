@@ -92,10 +92,9 @@ def _add(  # noqa: PLR0917  (private, and each is of another type)
         inputs = CacheInputs.of(graph.inputs[: len(cache)])
         offsets, *rest = (value.tensor for value in graph.inputs[len(cache) :])
         if stores:
+            kept = None if name.endswith("only") else flow
             for layer in range(num_layers):
-                ops.store(inputs, *rest, offsets, layer=layer)
-            if flow is not None and not name.endswith("only"):
-                ops.summarise(inputs, flow, offsets)
+                ops.store(inputs, *rest, offsets, layer=layer, flow=kept)
             graph.output()
             return
         results: list[TensorValue] = []

@@ -173,7 +173,7 @@ struct RowGuess[
                 return self.rows
         var seq: Int
         comptime if Self.is_warp_wide and WARP_SIZE == 32:
-            seq = _search_with_warp(batch, row)
+            seq = search_with_warp(batch, row)
         else:
             seq = batch.sequence_of(row)
         var cached = 0
@@ -209,11 +209,24 @@ struct RowGuess[
 
 
 @always_inline
-def _search_with_warp(batch: RaggedBatch, row: Int) -> Int:
-    """Returns the last sequence that starts at or before a row.
+def search_with_warp[
+    rows: Int = 1, spare: Int = 0
+](batch: RaggedBatch, place: Int) -> Int:
+    """Returns the last sequence that starts at or before a place.
 
-    The lanes look at as many places at once, so that one round is enough for
-    32 sequences, and two for 1,024.
+    The lanes look at as many sequences at once, so that one round is enough for
+    32 of them, and two for 1,024.
+
+    Parameters:
+        rows: The rows that make a place.
+        spare: The places that are left free behind each sequence.
+
+    Args:
+        batch: The rows of each sequence; there must be one.
+        place: The place.
+
+    Returns:
+        The sequence.
     """
     var low = 0
     var count = Int(batch.batch_size)
@@ -222,7 +235,9 @@ def _search_with_warp(batch: RaggedBatch, row: Int) -> Int:
         var probe = (Int(lane_id()) + 1) * step
         var starts_before = False
         if probe < count:
-            starts_before = batch.start(low + probe) <= row
+            var seq = low + probe
+            var start = UInt32(batch.start(seq)) // UInt32(rows)
+            starts_before = Int(start) + spare * seq <= place
         var skipped = step * Int(pop_count(vote[DType.uint32](starts_before)))
         low += skipped
         count = min(step, count - skipped)

@@ -19,7 +19,7 @@ from .shared_memory import Shared
 from .team import Team
 from .tile_place import BlockPlace
 
-comptime THREADS = 256
+comptime THREADS = 128
 """The threads of a block, and the sequences that it looks at together."""
 
 comptime WARPS = THREADS // WARP_SIZE
@@ -27,6 +27,12 @@ comptime WARPS = THREADS // WARP_SIZE
 
 comptime BLOCKS_PER_PROCESSOR = 4
 """The thread blocks that share a multiprocessor."""
+
+comptime BLOCKS_BEHIND_STORE = 2
+"""The same where the grid is to start soon, and to have little to do."""
+
+comptime FEW_ROUNDS = 2
+"""The rounds up to which many lanes share a tile."""
 
 
 trait GpuSummariser(DevicePassable, TrivialRegisterPassable):
@@ -56,8 +62,86 @@ trait GpuSummariser(DevicePassable, TrivialRegisterPassable):
         ...
 
 
+trait BlockSummariser(GpuSummariser):
+    """What does so with more lanes, too, and with keys in shared memory."""
+
+    comptime wide_lanes: Int
+    """The lanes that share a block and head, to be done sooner; of several
+    warps where they need not talk to one another."""
+
+    comptime token_dtype: DType
+    """The element type of the keys."""
+
+    comptime reads_values: Bool
+    """Whether it reads values, and not keys alone."""
+
+    comptime Held: HeldSummariser
+    """The same over a pool of a single block and head."""
+
+    def summarise_wide(
+        self,
+        team: Team[Self.wide_lanes],
+        at: BlockPlace,
+        is_there: Bool,
+        kept: Shared[Float32],
+    ):
+        """Reads the block's keys and values, and writes its summaries.
+
+        Args:
+            team: The lanes that share the block.
+            at: The block.
+            is_there: Whether to write; all lanes of a warp compute.
+            kept: Shared memory of `kept` numbers.
+        """
+        ...
+
+    def held(
+        self,
+        at: BlockPlace,
+        keys: Pointer[Scalar[Self.token_dtype], MutUntrackedOrigin],
+    ) -> Self.Held:
+        """Returns what summarises keys that are held elsewhere.
+
+        Args:
+            at: Where the summaries go.
+            keys: The block's keys, `[block_size, head_dim]`.
+
+        Returns:
+            The same flow; its only block is the first one in every way.
+        """
+        ...
+
+
+trait HeldSummariser(GpuSummariser):
+    """What summarises keys in shared memory."""
+
+    comptime held_lanes: Int
+    """The lanes that share a block and head."""
+
+    def summarise_held(
+        self,
+        team: Team[Self.held_lanes],
+        at: BlockPlace,
+        is_there: Bool,
+        kept: Shared[Float32],
+    ):
+        """Reads the block's keys, and writes its summaries.
+
+        Args:
+            team: The lanes that share the block.
+            at: The block.
+            is_there: Whether to write; all lanes of a warp compute.
+            kept: Shared memory of `kept` numbers.
+        """
+        ...
+
+
 def summarise_kernel[
-    Flow: GpuSummariser, page_size: Int, block_size: Int, num_kv_heads: Int
+    Flow: BlockSummariser,
+    page_size: Int,
+    block_size: Int,
+    num_kv_heads: Int,
+    follows_store: Bool,
 ](flow: Flow, tables: BlockTables[page_size, block_size], num_layers: Int32,):
     """Makes the grid's share of the summaries.
 
@@ -66,6 +150,9 @@ def summarise_kernel[
         page_size: The tokens per page.
         block_size: The tokens per block.
         num_kv_heads: The key-value heads held on this device.
+        follows_store: Whether the kernel before is a store of the same step. What
+            wrote the tables is done when that one lets this one start, so they
+            are read while it stores.
 
     Args:
         flow: What to do with a block and head.
@@ -73,47 +160,76 @@ def summarise_kernel[
         num_layers: The layers in the pools.
     """
     comptime teams = WARP_SIZE // Flow.lanes
-    await_kernels_before()
-    # Up to which completed block of the round each sequence's go.
+    comptime wide_teams = THREADS // Flow.wide_lanes
+    comptime if not follows_store:
+        await_kernels_before()
+    # Up to which completed block of the round each sequence's go, and the page
+    # of its first one.
     var ends = stack_allocation[
         THREADS, UInt32, address_space=AddressSpace.SHARED
     ]()
-    var warp_ends = stack_allocation[
-        WARPS, UInt32, address_space=AddressSpace.SHARED
+    var pages = stack_allocation[
+        THREADS, UInt32, address_space=AddressSpace.SHARED
     ]()
     var kept = stack_allocation[
-        max(1, WARPS * teams * Flow.kept),
+        max(1, WARPS * teams * Flow.kept, wide_teams * Flow.kept),
         Float32,
         address_space=AddressSpace.SHARED,
         alignment=16,
     ]()
-    var warp_index = Int(thread_idx.x) // WARP_SIZE
-    var team_index = Int(thread_idx.x) % WARP_SIZE // Flow.lanes
-    var own = kept.unsafe_offset((warp_index * teams + team_index) * Flow.kept)
-    # A few tiles go to as many multiprocessors.
-    var spread = warp_index * Int(grid_dim.x) + Int(block_idx.x)
-    var first_tile = spread * teams
-    var step = Int(grid_dim.x) * WARPS * teams
+    var thread = Int(thread_idx.x)
+    var grid = Int(grid_dim.x)
     for first_seq in range(0, Int(tables.batch.batch_size), THREADS):
-        var num_blocks = _count(tables, first_seq, ends, warp_ends)
+        var num_blocks = _count(tables, first_seq, ends, pages)
         var num_tiles = num_blocks * Int(num_layers) * num_kv_heads
-        for first in range(first_tile, num_tiles, step):
-            var tile = min(first + team_index, num_tiles - 1)
+
+        comptime if follows_store:
+            # That the first block waits is enough for the kernel after.
+            var is_idle = Int(block_idx.x) >= max(1, num_tiles)
+            if is_idle and Int(tables.batch.batch_size) <= THREADS:
+                return
+            if first_seq == 0:
+                await_kernels_before()
+
+        @always_inline
+        def place(tile: Int) {imm} -> BlockPlace:
             var plane, head = divmod(UInt32(tile), UInt32(num_kv_heads))
             var rank, layer = divmod(plane, UInt32(num_layers))
-            var seq = _sequence(ends, Int(rank))
-            var start = UInt32(0)
-            if seq > 0:
-                start = ends[unsafe_offset=seq - 1]
-            var index = tables.num_before(first_seq + seq) + Int(rank - start)
-            flow.summarise_gpu(
-                Team[Flow.lanes](),
-                tables.place(
-                    first_seq + seq, index, layer=Int(layer), head=Int(head)
-                ),
-                first + team_index < num_tiles,
-                own,
+            return _place(
+                tables,
+                first_seq,
+                Int(rank),
+                ends,
+                pages,
+                layer=Int(layer),
+                head=Int(head),
             )
+
+        if num_tiles <= FEW_ROUNDS * grid * wide_teams:
+            var team = thread // Flow.wide_lanes
+            var warp_team = thread // WARP_SIZE * WARP_SIZE // Flow.wide_lanes
+            for first in range(Int(block_idx.x), num_tiles, grid * wide_teams):
+                if first + warp_team * grid >= num_tiles:
+                    break
+                var tile = first + team * grid
+                flow.summarise_wide(
+                    Team[Flow.wide_lanes](),
+                    place(min(tile, num_tiles - 1)),
+                    tile < num_tiles,
+                    kept.unsafe_offset(team * Flow.kept),
+                )
+        else:
+            var warp_index = thread // WARP_SIZE
+            var team = thread % WARP_SIZE // Flow.lanes
+            # A few tiles go to as many multiprocessors.
+            var first_tile = (warp_index * grid + Int(block_idx.x)) * teams
+            for first in range(first_tile, num_tiles, grid * WARPS * teams):
+                flow.summarise_gpu(
+                    Team[Flow.lanes](),
+                    place(min(first + team, num_tiles - 1)),
+                    first + team < num_tiles,
+                    kept.unsafe_offset((warp_index * teams + team) * Flow.kept),
+                )
         barrier()
 
 
@@ -122,14 +238,23 @@ def _count(
     tables: BlockTables[...],
     first_seq: Int,
     ends: Shared[UInt32],
-    warp_ends: Shared[UInt32],
+    pages: Shared[UInt32],
 ) -> Int:
-    """Sums up what the sequences from `first_seq` on complete; a thread each."""
+    """Sums up what the sequences from `first_seq` on complete; a thread each.
+
+    The page of a sequence's first block is looked up meanwhile.
+    """
+    var warp_ends = stack_allocation[
+        WARPS, UInt32, address_space=AddressSpace.SHARED
+    ]()
     var thread = Int(thread_idx.x)
     var seq = first_seq + thread
     var end = UInt32(0)
     if seq < Int(tables.batch.batch_size):
         end = UInt32(tables.num_completed(seq))
+        if end > 0:
+            var at = tables.place(seq, tables.num_before(seq), layer=0, head=0)
+            pages[unsafe_offset=thread] = UInt32(at.page)
     end = warp.prefix_sum(end)
     if thread % WARP_SIZE == WARP_SIZE - 1:
         warp_ends[unsafe_offset=thread // WARP_SIZE] = end
@@ -145,6 +270,33 @@ def _count(
 
 
 @always_inline
+def _place(
+    tables: BlockTables[...],
+    first_seq: Int,
+    rank: Int,
+    ends: Shared[UInt32],
+    pages: Shared[UInt32],
+    *,
+    layer: Int,
+    head: Int,
+) -> BlockPlace:
+    """Finds one of the completed blocks of a round."""
+    var seq = _sequence(ends, rank)
+    var start = 0
+    if seq > 0:
+        start = Int(ends[unsafe_offset=seq - 1])
+    var index = tables.num_before(first_seq + seq) + rank - start
+    if rank > start:
+        return tables.place(first_seq + seq, index, layer=layer, head=head)
+    return BlockPlace(
+        page=Int(pages[unsafe_offset=seq]),
+        block=index % type_of(tables).blocks_per_page,
+        layer=layer,
+        head=head,
+    )
+
+
+@always_inline
 def _sequence(ends: Shared[UInt32], rank: Int) -> Int:
     """Returns the first sequence whose blocks end behind one of them."""
     var low = 0
@@ -157,7 +309,13 @@ def _sequence(ends: Shared[UInt32], rank: Int) -> Int:
 
 
 def summarise_gpu[
-    Flow: GpuSummariser, page_size: Int, block_size: Int, //, num_kv_heads: Int
+    Flow: BlockSummariser,
+    page_size: Int,
+    block_size: Int,
+    //,
+    num_kv_heads: Int,
+    *,
+    follows_store: Bool = False,
 ](
     flow: Flow,
     tables: BlockTables[page_size, block_size],
@@ -172,6 +330,8 @@ def summarise_gpu[
         page_size: The tokens per page.
         block_size: The tokens per block.
         num_kv_heads: The key-value heads held on this device.
+        follows_store: Whether the kernel launched just before is a store of
+            the same step, by `store_gpu` or one like it.
 
     Args:
         flow: What to do with a block and head.
@@ -183,11 +343,14 @@ def summarise_gpu[
         If the launch fails.
     """
     comptime kernel = summarise_kernel[
-        Flow, page_size, block_size, num_kv_heads
+        Flow, page_size, block_size, num_kv_heads, follows_store
     ]
     comptime teams = THREADS // Flow.lanes
     if tables.batch.batch_size == 0:
         return
+    comptime blocks = (
+        BLOCKS_BEHIND_STORE if follows_store else BLOCKS_PER_PROCESSOR
+    )
     var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
     var most_tiles = tables.width() * Int(tables.batch.batch_size)
     most_tiles *= num_layers * num_kv_heads
@@ -196,7 +359,7 @@ def summarise_gpu[
         tables,
         Int32(num_layers),
         grid_dim=min(
-            Int(processors) * BLOCKS_PER_PROCESSOR,
+            Int(processors) * blocks,
             max(1, ceildiv(most_tiles, teams)),
         ),
         block_dim=THREADS,

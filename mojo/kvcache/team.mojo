@@ -1,6 +1,6 @@
 """The lanes that compute a tile together: some of a warp, or one of a CPU."""
 
-from max.gpu import lane_id
+from max.gpu import WARP_SIZE, lane_id, thread_idx
 from max.gpu.primitives import warp
 from max.gpu.sync import syncwarp
 from std.bit import log2_floor
@@ -8,6 +8,9 @@ from std.bit import log2_floor
 
 struct Team[lanes: Int](TrivialRegisterPassable):
     """Lanes side by side in a warp; all of them make every call.
+
+    Lanes of several warps each have their columns, and nothing to say to one
+    another.
 
     Parameters:
         lanes: How many, a power of two; 1 on the CPU.
@@ -21,6 +24,8 @@ struct Team[lanes: Int](TrivialRegisterPassable):
         """Finds the lane's place."""
         comptime if Self.lanes == 1:
             self.lane = 0
+        elif Self.lanes > WARP_SIZE:
+            self.lane = Int(thread_idx.x) % Self.lanes
         else:
             self.lane = Int(lane_id()) % Self.lanes
 

@@ -31,6 +31,18 @@ struct BlockPlace(TrivialRegisterPassable):
     var head: Int
     """The key-value head."""
 
+    @always_inline
+    def of_head(self, head: Int) -> Self:
+        """Returns the same block of another head.
+
+        Args:
+            head: The key-value head.
+
+        Returns:
+            The place.
+        """
+        return Self(self.page, self.block, self.layer, head)
+
 
 struct FieldPool[
     dtype: DType,

@@ -31,6 +31,10 @@ class FlowOps:
     same, then the layer (uint32 scalar on the CPU). It gives scores float32
     `[batch_size, num_kv_heads, num_columns * blocks_per_page]` of the blocks
     that were complete before this step, for sequences of one new token.
+
+    `store` and `rope_store` take what `kvcache.store` and `kvcache.rope_store`
+    do, and the fields of `summaries` before `input_row_offsets`. Called for
+    each layer of a step, the last one last, they make what `summarise` makes.
     """
 
     extension: Path
@@ -39,6 +43,10 @@ class FlowOps:
     """The operation that makes summaries."""
     score: str
     """The operation that scores blocks."""
+    store: str
+    """The operation that stores a layer, and keeps summaries up to date."""
+    rope_store: str
+    """The same with the rotation of queries and keys."""
     summaries: Summaries
     """What is kept of each block."""
     score_scratch: tuple[Scratch, ...] = ()

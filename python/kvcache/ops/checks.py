@@ -11,6 +11,7 @@ from max.graph import BufferValue, DeviceRef, TensorValue, ops
 from kvcache.attention_workspace import attention_workspace_type
 from kvcache.cache_inputs import CacheInputs, static_dim
 from kvcache.cache_types import DTYPES, check_one_of
+from kvcache.flow_ops import FlowOps
 from kvcache.quantization import Granularity
 
 CPU = DeviceRef.CPU()
@@ -178,3 +179,29 @@ def layer_of(cache: CacheInputs, layer: int | TensorValue) -> TensorValue:
             f"layer must be from 0 to {cache.num_layers - 1}, got {layer}"
         )
     return ops.constant(layer, DType.uint32, CPU)
+
+
+def summaries_of(
+    op: str, cache: CacheInputs, flow: FlowOps | None
+) -> tuple[BufferValue, ...]:
+    """Returns the cache's summaries, which must be the flow's; or none.
+
+    Raises:
+        ValueError: If the cache has others, or latents.
+    """
+    if flow is None:
+        return ()
+    want_values(op, cache)
+    blocks = flow.summaries.blocks_per_page(cache.page_size)
+    outer = [cache.num_layers, blocks, cache.num_kv_heads]
+    wanted = [
+        (DType[field.dtype], [*outer, field.rows, field.columns])
+        for field in flow.summaries.fields
+    ]
+    got = [
+        (leaf.dtype, [static_dim(leaf, axis) for axis in range(1, 6)])
+        for leaf in cache.summaries
+    ]
+    if got != wanted:
+        raise ValueError(f"{op} wants summaries {wanted}, got {got}")
+    return cache.summaries

@@ -3,13 +3,13 @@
 from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
-from kvcache.cache_inputs import CacheInputs, static_dim
+from kvcache.cache_inputs import CacheInputs
 from kvcache.flow_ops import FlowOps, Scratch
 from kvcache.ops.checks import (
     check_offsets,
     checked_q_heads,
     layer_of,
-    want_values,
+    summaries_of,
 )
 from kvcache.ops.sparse import choose_blocks, sparse_attention
 
@@ -20,7 +20,7 @@ def summarise(
     """Makes the summaries of the blocks that a step completes.
 
     It does so for all layers at once, so it comes behind the last layer's
-    store. A block that begins before this step's tokens is read from its page.
+    store. `store` and `rope_store` with the flow do it, too, and faster. A block that begins before this step's tokens is read from its page.
     With cache lengths of 0 and offsets over whole sequences, all their blocks
     are made anew, as is needed after keys were changed in place.
 
@@ -33,14 +33,13 @@ def summarise(
     Raises:
         ValueError: If the cache has other summaries, or latents.
     """
-    _check_summaries("summarise", cache, flow)
     check_offsets("input_row_offsets", input_row_offsets)
     ops.inplace_custom(
         cache.op(flow.summarise),
         device=cache.kv_blocks.device,
         values=[
             *cache.pools,
-            *cache.summaries,
+            *summaries_of("summarise", cache, flow),
             input_row_offsets,
             *cache.tables,
         ],
@@ -75,7 +74,7 @@ def score_blocks(
         ValueError: If a shape or dtype does not fit the pool, or the cache has
             other summaries, or latents.
     """
-    _check_summaries("score_blocks", cache, flow)
+    summaries = summaries_of("score_blocks", cache, flow)
     num_q_heads = checked_q_heads(cache, queries, input_row_offsets)
     device = cache.kv_blocks.device
     batch, columns = cache.lookup_table.shape
@@ -95,7 +94,7 @@ def score_blocks(
         values=[
             queries,
             *cache.pools,
-            *cache.summaries,
+            *summaries,
             input_row_offsets,
             *cache.tables,
             layer_of(cache, layer),
@@ -158,20 +157,3 @@ def flow_attention(  # noqa: PLR0917  (a kernel's tensors)
         block_size=block_size,
         workspace=workspace,
     )
-
-
-def _check_summaries(op: str, cache: CacheInputs, flow: FlowOps) -> None:
-    """Refuses a cache that does not have the flow's summaries."""
-    want_values(op, cache)
-    blocks = flow.summaries.blocks_per_page(cache.page_size)
-    outer = [cache.num_layers, blocks, cache.num_kv_heads]
-    wanted = [
-        (DType[field.dtype], [*outer, field.rows, field.columns])
-        for field in flow.summaries.fields
-    ]
-    got = [
-        (leaf.dtype, [static_dim(leaf, axis) for axis in range(1, 6)])
-        for leaf in cache.summaries
-    ]
-    if got != wanted:
-        raise ValueError(f"{op} wants summaries {wanted}, got {got}")

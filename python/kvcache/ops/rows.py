@@ -4,6 +4,7 @@ from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
 from kvcache.cache_inputs import CacheInputs, static_dim
+from kvcache.flow_ops import FlowOps
 from kvcache.ops.checks import (
     check_offsets,
     check_rows_of,
@@ -11,6 +12,7 @@ from kvcache.ops.checks import (
     layer_of,
     row_dtype,
     scales_of,
+    summaries_of,
     want_latents,
     want_values,
 )
@@ -24,6 +26,7 @@ def store(
     *,
     layer: int | TensorValue,
     scales: TensorValue | None = None,
+    flow: FlowOps | None = None,
 ) -> None:
     """Stores the keys and values of a ragged batch behind its cached tokens.
 
@@ -39,10 +42,13 @@ def store(
             cache whose tokens have no scales of their own. They must be
             positive normal numbers, the same in every call over the life of the
             pool: a page has one for all its tokens.
+        flow: The flow whose summaries the cache has: those of the blocks that
+            the step completes are made as well. All layers must be stored so,
+            the last one last; `summarise` is not needed then.
 
     Raises:
         ValueError: If a shape or dtype does not fit the pool, or it holds
-            latents.
+            latents, or other summaries than the flow's.
     """
     want_values("store", cache)
     heads = [cache.num_kv_heads, cache.head_dim]
@@ -52,13 +58,14 @@ def store(
     check_same_rows(keys, values)
     check_offsets("input_row_offsets", input_row_offsets)
     ops.inplace_custom(
-        cache.op("kvcache.store"),
+        cache.op(flow.store if flow else "kvcache.store"),
         device=cache.kv_blocks.device,
         values=[
             *cache.pools,
             keys,
             values,
             *scales_of(cache, scales),
+            *summaries_of("store", cache, flow),
             input_row_offsets,
             *cache.tables,
             layer_of(cache, layer),
@@ -121,6 +128,7 @@ def rope_store(
     layer: int | TensorValue,
     interleaved: bool = False,
     scales: TensorValue | None = None,
+    flow: FlowOps | None = None,
 ) -> TensorValue:
     """Rotates queries and keys and stores keys and values, in one kernel.
 
@@ -137,13 +145,14 @@ def rope_store(
         interleaved: Whether a pair are neighbours (GGUF) or half of `rope_dim`
             apart (Hugging Face).
         scales: As in `store`.
+        flow: As in `store`.
 
     Returns:
         The rotated queries, `[total_tokens, num_q_heads, head_dim]`.
 
     Raises:
         ValueError: If a shape or dtype does not fit the pool, or it holds
-            latents.
+            latents, or other summaries than the flow's.
     """
     want_values("rope_store", cache)
     width = static_dim(qkv, 1)
@@ -166,13 +175,14 @@ def rope_store(
     check_offsets("input_row_offsets", input_row_offsets)
     shape: list[Dim | int] = [qkv.shape[0], num_q_heads, cache.head_dim]
     (queries,) = ops.inplace_custom(
-        cache.op("kvcache.rope_store"),
+        cache.op(flow.rope_store if flow else "kvcache.rope_store"),
         device=cache.kv_blocks.device,
         values=[
             *cache.pools,
             qkv,
             freqs,
             *scales_of(cache, scales),
+            *summaries_of("rope_store", cache, flow),
             input_row_offsets,
             *cache.tables,
             layer_of(cache, layer),

@@ -6,6 +6,9 @@ WIDEST = 8
 """The most elements of a vector: 16 bytes of 16-bit numbers, and what shares a
 scale of quantised pages."""
 
+WARP = 32
+"""The lanes of a warp."""
+
 
 @dataclass(frozen=True, slots=True)
 class Domain:
@@ -21,9 +24,16 @@ class Domain:
     def width(self) -> int:
         """Elements of a vector, all in one row."""
         width = 1 if self.is_scattered else WIDEST
-        while self.columns % width:
+        while self.columns % width or (
+            self.is_wide and width > 1 and self.columns < width * self.lanes
+        ):
             width //= 2
         return width
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether lanes of several warps share a tile, to be done sooner."""
+        return self.lanes > WARP
 
     @property
     def vectors(self) -> int:

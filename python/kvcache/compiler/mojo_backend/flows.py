@@ -121,6 +121,8 @@ def flow_ops(
         extension=extension,
         summarise=f"{name}.summarise",
         score=f"{name}.score",
+        store=f"{name}.store",
+        rope_store=f"{name}.rope_store",
         summaries=summaries,
         score_scratch=module.score_scratch,
         reserved_first=programs.reserved_first,

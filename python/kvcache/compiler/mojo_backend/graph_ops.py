@@ -67,21 +67,26 @@ def graph_op(
                 "rank=6, ...],"
             )
         ]
-    lines += [
-        f"        pool_{field.name}: MutableInputTensor[dtype=DType."
-        f"{field.dtype}, rank=6, ...],"
-        for field in plan.bindings.fields
-    ]
+    lines += pool_arguments(plan)
     text = "\n".join(lines) + "\n" + STEP
     if is_score:
         text += "        layer: UInt32,\n"
     text += "        ctx: DeviceContext,\n    ) raises:\n"
-    body = _setup(plan, is_quantized=is_quantized)
+    body = pools_and_tables(plan, is_quantized=is_quantized)
     if is_score:
         body += _launch_scores(plan)
     else:
         body += _launch_summaries(summarise)
     return text + "\n".join(f"        {line}" for line in body) + "\n\n\n"
+
+
+def pool_arguments(plan: ScorePlan) -> list[str]:
+    """Writes the arguments that are the pools of fields."""
+    return [
+        f"        pool_{field.name}: MutableInputTensor[dtype=DType."
+        f"{field.dtype}, rank=6, ...],"
+        for field in plan.bindings.fields
+    ]
 
 
 def _results(plan: ScorePlan) -> list[str]:
@@ -95,7 +100,8 @@ def _results(plan: ScorePlan) -> list[str]:
     return lines
 
 
-def _setup(plan: ScorePlan, *, is_quantized: bool) -> list[str]:
+def pools_and_tables(plan: ScorePlan, *, is_quantized: bool) -> list[str]:
+    """Writes what names the tables, and the pools by tokens and by fields."""
     bindings = plan.bindings
     block = plan.program.block_size
     quantization = "granularity, group_size" if is_quantized else ""
@@ -130,7 +136,8 @@ def _setup(plan: ScorePlan, *, is_quantized: bool) -> list[str]:
     return lines
 
 
-def _made(kernel: KernelText, *, is_score: bool) -> str:
+def made(kernel: KernelText, *, is_score: bool) -> str:
+    """Writes what makes a kernel's struct."""
     q = "q_dtype, " if is_score else ""
     arguments = ", ".join(
         f"{member}_tiles"
@@ -146,7 +153,7 @@ def _made(kernel: KernelText, *, is_score: bool) -> str:
 
 def _launch_summaries(kernel: KernelText) -> list[str]:
     return [
-        f"var flow = {_made(kernel, is_score=False)}",
+        f"var flow = {made(kernel, is_score=False)}",
         'comptime if target == "cpu":',
         (
             "    summarise_cpu(flow, tables, num_layers=num_layers, "
@@ -190,7 +197,7 @@ def _launch_scores(plan: ScorePlan) -> list[str]:
 def _launch_kernel(kernel: KernelText) -> list[str]:
     name = kernel.name.lower()
     return [
-        f"var {name} = {_made(kernel, is_score=True)}",
+        f"var {name} = {made(kernel, is_score=True)}",
         'comptime if target == "cpu":',
         (
             f"    score_cpu({name}, tables, num_kv_heads=num_kv_heads, "

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 from kvcache.compiler.mojo_backend.bindings import Bindings
 from kvcache.compiler.mojo_backend.code import Code
-from kvcache.compiler.mojo_backend.domain import Domain
+from kvcache.compiler.mojo_backend.domain import WARP, Domain
 from kvcache.compiler.mojo_backend.pipeline import Pipeline, Place
 from kvcache.compiler.mojo_backend.stages import Passes
-from kvcache.compiler.mojo_backend.structs import members, method, struct
-
-WARP = 32
-"""The lanes of a warp."""
+from kvcache.compiler.mojo_backend.structs import (
+    held_method,
+    members,
+    method,
+    struct,
+)
 
 MOST_AHEAD = 16
 """The numbers of one field that a lane reads ahead."""
@@ -40,19 +42,36 @@ class KernelText:
     """Whether it computes something for each block."""
 
 
-def summariser(pipeline: Pipeline, bindings: Bindings) -> KernelText:
-    """Writes what makes the summaries of a block and head."""
+def summariser(
+    pipeline: Pipeline, bindings: Bindings, *, holds_blocks: bool = False
+) -> KernelText:
+    """Writes what makes the summaries of a block and head.
+
+    Args:
+        pipeline: The cache side.
+        bindings: Where its tensors are.
+        holds_blocks: Whether it takes keys that are held elsewhere, too.
+    """
     tensors = (*pipeline.leaves, *pipeline.stores)
     cpu, gpu = _bodies(pipeline, (16, 8, 4), bindings, None)
     text = struct(
-        "Summarise", tensors, bindings, kept=gpu.kept, lanes=gpu.lanes
+        "Summarise",
+        tensors,
+        bindings,
+        kept=gpu.kept,
+        lanes=gpu.lanes,
+        holds_blocks=holds_blocks,
     )
+    if holds_blocks:
+        wide = _wide(pipeline, bindings, columns_each=2) or gpu
+        held = _wide(pipeline, bindings, columns_each=1) or gpu
+        text += held_method(
+            tensors, bindings, wide_lanes=wide.lanes, held_lanes=held.lanes
+        )
+        text += _gpu_method("summarise_wide", "wide_lanes", wide)
+        text += _gpu_method("summarise_held", "held_lanes", held)
     text += method("summarise_cpu(self, place: BlockPlace)", cpu.text)
-    text += method(
-        "summarise_gpu(self, team: Team[Self.lanes], place: BlockPlace, "
-        "is_there: Bool, kept: Shared[Float32])",
-        gpu.text,
-    )
+    text += _gpu_method("summarise_gpu", "lanes", gpu)
     return KernelText("Summarise", text, members(tensors, bindings))
 
 
@@ -77,6 +96,31 @@ class _Body:
     text: str
     lanes: int
     kept: int
+
+
+def _gpu_method(name: str, lanes: str, body: _Body) -> str:
+    """Writes a method for the lanes of a team."""
+    return method(
+        f"{name}(self, team: Team[Self.{lanes}], place: BlockPlace, "
+        "is_there: Bool, kept: Shared[Float32])",
+        body.text,
+    )
+
+
+def _wide(
+    pipeline: Pipeline, bindings: Bindings, *, columns_each: int
+) -> _Body | None:
+    """Returns the body for lanes of several warps, if they need not talk."""
+    tiles = [pipeline.tensors[x].tile for x in pipeline.leaves]
+    columns = max((tile[1] for tile in tiles), default=1)
+    lanes = columns // columns_each
+    if lanes <= WARP or lanes & (lanes - 1):
+        return None
+    body = _body(pipeline, lanes, bindings, None)
+    return None if body.kept or _TALK.search(body.text) else body
+
+
+_TALK = re.compile(r"\bteam\.(?!column\b)|\bteam_")
 
 
 def _bodies(

@@ -5,12 +5,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from kvcache.compiler.mojo_backend.code import Code, Index, scaled
-from kvcache.compiler.mojo_backend.domain import Domain
+from kvcache.compiler.mojo_backend.domain import WARP, Domain
 from kvcache.compiler.mojo_backend.expressions import At, Expressions
 from kvcache.compiler.mojo_backend.pipeline import Pipeline, Place
 
 AHEAD = 16
 """Rows that a lane of a GPU reads before it waits for the first."""
+
+WIDE_AHEAD = 64
+"""The same where many lanes share a tile, and have little of each row."""
 
 
 @dataclass(slots=True)
@@ -92,6 +95,8 @@ class Loops:
             return
         row = self.code.name("row")
         ahead = AHEAD if self.lanes > 1 else 1
+        if self.lanes > WARP:
+            ahead = WIDE_AHEAD
         while count % ahead:
             ahead //= 2
         if ahead == 1:

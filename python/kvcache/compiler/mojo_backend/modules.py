@@ -8,6 +8,7 @@ from kvcache.compiler.mojo_backend.graph_ops import graph_op
 from kvcache.compiler.mojo_backend.kernels import summariser
 from kvcache.compiler.mojo_backend.pipeline import Pipeline
 from kvcache.compiler.mojo_backend.scoring import ScorePlan
+from kvcache.compiler.mojo_backend.store_ops import rope_store_op, store_op
 from kvcache.compiler.program import Program
 from kvcache.flow_ops import Scratch
 from kvcache.summaries import SummaryField
@@ -20,6 +21,7 @@ from extensibility import (
     OutputTensor,
     _MutableInputTensor as MutableInputTensor,
 )
+from kv_cache.types import KVCacheStaticParams
 from max.gpu.host import DeviceContext
 from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
 from std.math import sqrt
@@ -28,6 +30,7 @@ from std.utils.numerics import inf, nan
 
 from kvcache.block_tables import BlockTables
 from kvcache.op_tensors import (
+    cache_collection,
     ragged_batch,
     read_pointer,
     result_pointer,
@@ -46,12 +49,22 @@ from kvcache.over_blocks import (
 from kvcache.over_blocks_cpu import over_blocks_cpu
 from kvcache.over_blocks_gpu import over_blocks_gpu
 from kvcache.request_place import Queries, RequestPlace, ScratchTiles
+from kvcache.rope_store import RopeStore
 from kvcache.scales import Quantization
 from kvcache.score_cpu import CpuScorer, score_cpu
 from kvcache.score_gpu import GpuScorer, score_gpu
 from kvcache.shared_memory import Shared
 from kvcache.summarise_cpu import CpuSummariser, summarise_cpu
-from kvcache.summarise_gpu import GpuSummariser, summarise_gpu
+from kvcache.summarise_gpu import (
+    BlockSummariser,
+    HeldSummariser,
+    summarise_gpu,
+)
+from kvcache.summarised_store import (
+    LayerSummaries,
+    rope_store_summarised,
+    store_summarised,
+)
 from kvcache.team import Team
 from kvcache.tile_arithmetic import (
     absolute,
@@ -99,7 +112,7 @@ def flow_text(
         head_dim: Elements per head.
     """
     maker = Bindings(cache, fields, group_size, head_dim)
-    summarise = summariser(whole(cache), maker)
+    summarise = summariser(whole(cache), maker, holds_blocks=True)
     plan = ScorePlan(indexer, fields, group_size, head_dim)
     parts = [HEADER, summarise.text]
     parts += [each.text for each in plan.kernels if each]
@@ -108,6 +121,7 @@ def flow_text(
         for is_score in (False, True)
         for is_quantized in (False, True)
     ]
+    parts += [store_op(plan, summarise), rope_store_op(plan, summarise)]
     scratch = plan.bindings.scratch(plan.scratch)
     return FlowText("\n".join(parts), tuple(scratch.values()))
 

@@ -17,6 +17,7 @@ def struct(
     *,
     kept: int,
     lanes: int,
+    holds_blocks: bool = False,
 ) -> str:
     """Writes a kernel's struct down to its methods.
 
@@ -26,6 +27,7 @@ def struct(
         bindings: Where these are.
         kept: The numbers that a team keeps in shared memory.
         lanes: The lanes of a team.
+        holds_blocks: Whether a summariser takes keys that are held elsewhere.
     """
     is_summariser = name == "Summarise"
     side = "Summariser" if is_summariser else "Scorer"
@@ -38,7 +40,7 @@ def struct(
         f"struct {name}[",
         f"    {q_dtype}dtype: DType, page_size: Int, num_kv_heads: Int,",
         "    quantization: Quantization,",
-        f"](Cpu{side}, Gpu{side}):",
+        f"](Cpu{side}, {'BlockSummariser, HeldSummariser' if holds_blocks else f'Gpu{side}'}):",
         "    comptime device_type: AnyType = Self",
         f"    comptime lanes = {lanes}",
         f"    comptime kept = {kept}",
@@ -70,3 +72,68 @@ def struct(
 def method(head: str, body: str) -> str:
     """Writes a method, of what is in its `def` and its body."""
     return f"    @always_inline\n    def {head}:\n{body}\n"
+
+
+def held_method(
+    tensors: Sequence[int],
+    bindings: Bindings,
+    *,
+    wide_lanes: int,
+    held_lanes: int,
+) -> str:
+    """Writes how a summariser takes keys that are held elsewhere.
+
+    Args:
+        tensors: What it reads and writes.
+        bindings: Where these are.
+        wide_lanes: The lanes of a team that is to be done soon.
+        held_lanes: The lanes of a team that reads keys in shared memory.
+    """
+    types = {bindings.member(x): bindings.member_type(x) for x in tensors}
+    dtypes = {member: _dtype(member, bindings) for member in types}
+    firsts = ", ".join(
+        "keys" if member == "tokens" else f"self.{member}.tile(place).first"
+        for member in types
+    )
+    reads_values = any(bindings.name(x) == "v" for x in tensors)
+    lines = [
+        "    comptime token_dtype = Self.dtype",
+        f"    comptime wide_lanes = {wide_lanes}",
+        f"    comptime held_lanes = {held_lanes}",
+        f"    comptime reads_values = {reads_values}",
+        (
+            f"    comptime Held = Summarise[Self.dtype, "
+            f"{bindings.program.block_size}, 1, Self.quantization]"
+        ),
+        "",
+        "    def __init__(",
+        "        out self,",
+        *(
+            f"        {member}: Pointer[Scalar[{dtype}], MutUntrackedOrigin],"
+            for member, dtype in dtypes.items()
+        ),
+        "        *,",
+        "        num_layers: Int,",
+        "    ):",
+        *(
+            f"        self.{member} = {type_}({member}, num_layers)"
+            for member, type_ in types.items()
+        ),
+        "",
+        "    @always_inline",
+        "    def held(",
+        "        self,",
+        "        place: BlockPlace,",
+        "        keys: Pointer[Scalar[Self.token_dtype], MutUntrackedOrigin],",
+        "    ) -> Self.Held:",
+        f"        return Self.Held({firsts}, num_layers=1)",
+        "",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _dtype(member: str, bindings: Bindings) -> str:
+    """Returns the element type of a pool."""
+    if member == "tokens":
+        return "Self.dtype"
+    return f"DType.{bindings.field(member.removeprefix('field_')).dtype}"
