@@ -62,21 +62,12 @@ trait GpuSummariser(DevicePassable, TrivialRegisterPassable):
         ...
 
 
-trait BlockSummariser(GpuSummariser):
-    """What does so with more lanes, too, and with keys in shared memory."""
+trait WideSummariser(GpuSummariser):
+    """What does so with more lanes, too, to be done sooner."""
 
     comptime wide_lanes: Int
-    """The lanes that share a block and head, to be done sooner; of several
-    warps where they need not talk to one another."""
-
-    comptime token_dtype: DType
-    """The element type of the keys."""
-
-    comptime reads_values: Bool
-    """Whether it reads values, and not keys alone."""
-
-    comptime Held: HeldSummariser
-    """The same over a pool of a single block and head."""
+    """The lanes that share a block and head; of several warps where they need
+    not talk to one another."""
 
     def summarise_wide(
         self,
@@ -94,6 +85,19 @@ trait BlockSummariser(GpuSummariser):
             kept: Shared memory of `kept` numbers.
         """
         ...
+
+
+trait BlockSummariser(WideSummariser):
+    """What does so with keys in shared memory, too."""
+
+    comptime token_dtype: DType
+    """The element type of the keys."""
+
+    comptime reads_values: Bool
+    """Whether it reads values, and not keys alone."""
+
+    comptime Held: HeldSummariser
+    """The same over a pool of a single block and head."""
 
     def held(
         self,
@@ -137,7 +141,7 @@ trait HeldSummariser(GpuSummariser):
 
 
 def summarise_kernel[
-    Flow: BlockSummariser,
+    Flow: WideSummariser,
     page_size: Int,
     block_size: Int,
     num_kv_heads: Int,
@@ -309,7 +313,7 @@ def _sequence(ends: Shared[UInt32], rank: Int) -> Int:
 
 
 def summarise_gpu[
-    Flow: BlockSummariser,
+    Flow: WideSummariser,
     page_size: Int,
     block_size: Int,
     //,

@@ -43,36 +43,39 @@ class KernelText:
 
 
 def summariser(
-    pipeline: Pipeline, bindings: Bindings, *, holds_blocks: bool = False
+    pipeline: Pipeline,
+    bindings: Bindings,
+    name: str = "Summarise",
+    *,
+    holds_blocks: bool = False,
 ) -> KernelText:
     """Writes what makes the summaries of a block and head.
 
     Args:
-        pipeline: The cache side.
+        pipeline: What it computes.
         bindings: Where its tensors are.
-        holds_blocks: Whether it takes keys that are held elsewhere, too.
+        name: The struct.
+        holds_blocks: Whether it takes keys in shared memory, too.
     """
     tensors = (*pipeline.leaves, *pipeline.stores)
     cpu, gpu = _bodies(pipeline, (16, 8, 4), bindings, None)
-    text = struct(
-        "Summarise",
-        tensors,
-        bindings,
-        kept=gpu.kept,
-        lanes=gpu.lanes,
-        holds_blocks=holds_blocks,
-    )
+    traits = "CpuSummariser, WideSummariser"
     if holds_blocks:
-        wide = _wide(pipeline, bindings, columns_each=2) or gpu
-        held = _wide(pipeline, bindings, columns_each=1) or gpu
-        text += held_method(
-            tensors, bindings, wide_lanes=wide.lanes, held_lanes=held.lanes
-        )
-        text += _gpu_method("summarise_wide", "wide_lanes", wide)
-        text += _gpu_method("summarise_held", "held_lanes", held)
+        traits = "CpuSummariser, BlockSummariser, HeldSummariser"
+    text = struct(
+        name, tensors, bindings, kept=gpu.kept, lanes=gpu.lanes, traits=traits
+    )
     text += method("summarise_cpu(self, place: BlockPlace)", cpu.text)
-    text += _gpu_method("summarise_gpu", "lanes", gpu)
-    return KernelText("Summarise", text, members(tensors, bindings))
+    text += _team_method("summarise_gpu", "lanes", gpu)
+    wide = _wide(pipeline, bindings, columns_each=2) or gpu
+    text += f"    comptime wide_lanes = {wide.lanes}\n\n"
+    text += _team_method("summarise_wide", "wide_lanes", wide)
+    if holds_blocks:
+        held = _wide(pipeline, bindings, columns_each=1) or gpu
+        text += f"    comptime held_lanes = {held.lanes}\n\n"
+        text += _team_method("summarise_held", "held_lanes", held)
+        text += held_method(tensors, bindings)
+    return KernelText(name, text, members(tensors, bindings))
 
 
 def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:
@@ -80,7 +83,14 @@ def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:
     tensors = (*pipeline.leaves, *pipeline.stores)
     is_per_block = any(not bindings.is_request(x) for x in pipeline.stores)
     cpu, gpu = _bodies(pipeline, (4, 8, 16), bindings, is_per_block)
-    text = struct(name, tensors, bindings, kept=gpu.kept, lanes=gpu.lanes)
+    text = struct(
+        name,
+        tensors,
+        bindings,
+        kept=gpu.kept,
+        lanes=gpu.lanes,
+        traits="CpuScorer, GpuScorer",
+    )
     text += method("score_cpu(self, at: RequestPlace)", cpu.text)
     text += method(
         "score_gpu(self, team: Team[Self.lanes], at: RequestPlace, *, "
@@ -98,7 +108,7 @@ class _Body:
     kept: int
 
 
-def _gpu_method(name: str, lanes: str, body: _Body) -> str:
+def _team_method(name: str, lanes: str, body: _Body) -> str:
     """Writes a method for the lanes of a team."""
     return method(
         f"{name}(self, team: Team[Self.{lanes}], place: BlockPlace, "

@@ -58,6 +58,7 @@ from kvcache.summarise_cpu import CpuSummariser, summarise_cpu
 from kvcache.summarise_gpu import (
     BlockSummariser,
     HeldSummariser,
+    WideSummariser,
     summarise_gpu,
 )
 from kvcache.summarised_store import (

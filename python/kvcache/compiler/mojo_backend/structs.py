@@ -17,7 +17,7 @@ def struct(
     *,
     kept: int,
     lanes: int,
-    holds_blocks: bool = False,
+    traits: str,
 ) -> str:
     """Writes a kernel's struct down to its methods.
 
@@ -27,10 +27,9 @@ def struct(
         bindings: Where these are.
         kept: The numbers that a team keeps in shared memory.
         lanes: The lanes of a team.
-        holds_blocks: Whether a summariser takes keys that are held elsewhere.
+        traits: What it conforms to.
     """
     is_summariser = name == "Summarise"
-    side = "Summariser" if is_summariser else "Scorer"
     q_dtype = "" if is_summariser else "q_dtype: DType, "
     types = {bindings.member(x): bindings.member_type(x) for x in tensors}
     if not is_summariser:
@@ -40,7 +39,7 @@ def struct(
         f"struct {name}[",
         f"    {q_dtype}dtype: DType, page_size: Int, num_kv_heads: Int,",
         "    quantization: Quantization,",
-        f"](Cpu{side}, {'BlockSummariser, HeldSummariser' if holds_blocks else f'Gpu{side}'}):",
+        f"]({traits}):",
         "    comptime device_type: AnyType = Self",
         f"    comptime lanes = {lanes}",
         f"    comptime kept = {kept}",
@@ -74,20 +73,12 @@ def method(head: str, body: str) -> str:
     return f"    @always_inline\n    def {head}:\n{body}\n"
 
 
-def held_method(
-    tensors: Sequence[int],
-    bindings: Bindings,
-    *,
-    wide_lanes: int,
-    held_lanes: int,
-) -> str:
+def held_method(tensors: Sequence[int], bindings: Bindings) -> str:
     """Writes how a summariser takes keys that are held elsewhere.
 
     Args:
         tensors: What it reads and writes.
         bindings: Where these are.
-        wide_lanes: The lanes of a team that is to be done soon.
-        held_lanes: The lanes of a team that reads keys in shared memory.
     """
     types = {bindings.member(x): bindings.member_type(x) for x in tensors}
     dtypes = {member: _dtype(member, bindings) for member in types}
@@ -98,8 +89,6 @@ def held_method(
     reads_values = any(bindings.name(x) == "v" for x in tensors)
     lines = [
         "    comptime token_dtype = Self.dtype",
-        f"    comptime wide_lanes = {wide_lanes}",
-        f"    comptime held_lanes = {held_lanes}",
         f"    comptime reads_values = {reads_values}",
         (
             f"    comptime Held = Summarise[Self.dtype, "
