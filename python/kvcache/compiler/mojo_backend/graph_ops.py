@@ -180,6 +180,12 @@ def _launch_scores(plan: ScorePlan) -> list[str]:
             f"var {member}_tiles = {type_}(result_pointer({member}), "
             "tables.width())"
         )
+    return lines + score_launches(plan)
+
+
+def score_launches(plan: ScorePlan) -> list[str]:
+    """Returns the launches that score blocks, in their order."""
+    lines: list[str] = []
     for text, kernel in zip(plan.kernels, plan.launches, strict=True):
         lines += (
             _launch_kernel(text) if text else _launch_over_blocks(plan, kernel)

@@ -32,8 +32,7 @@ def struct(
     q_dtype = "" if is_summariser else "q_dtype: DType, "
     types = {bindings.member(x): bindings.member_type(x) for x in tensors}
     if not is_summariser:
-        block = bindings.program.block_size
-        types = {"tables": f"BlockTables[Self.page_size, {block}]"} | types
+        types = {"tables": bindings.tables} | types
     lines = [
         f"struct {name}[",
         f"    {q_dtype}dtype: DType, page_size: Int, num_kv_heads: Int,",
