@@ -40,12 +40,14 @@ class KernelText:
     """Whether it computes something for each block."""
 
 
-def summariser(pipeline: Pipeline, bindings: Bindings) -> KernelText:
+def summariser(
+    pipeline: Pipeline, bindings: Bindings, name: str = "Summarise"
+) -> KernelText:
     """Writes what makes the summaries of a block and head."""
     tensors = (*pipeline.leaves, *pipeline.stores)
     cpu, gpu = _bodies(pipeline, (16, 8, 4), bindings, None)
     text = struct(
-        "Summarise", tensors, bindings, kept=gpu.kept, lanes=gpu.lanes
+        name, tensors, bindings, kept=gpu.kept, lanes=gpu.lanes
     )
     text += method("summarise_cpu(self, place: BlockPlace)", cpu.text)
     text += method(
@@ -53,7 +55,7 @@ def summariser(pipeline: Pipeline, bindings: Bindings) -> KernelText:
         "is_there: Bool, kept: Shared[Float32])",
         gpu.text,
     )
-    return KernelText("Summarise", text, members(tensors, bindings))
+    return KernelText(name, text, members(tensors, bindings))
 
 
 def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvcache.compiler.mojo_backend.bindings import Bindings
 from kvcache.compiler.mojo_backend.graph_ops import graph_op
-from kvcache.compiler.mojo_backend.kernels import summariser
-from kvcache.compiler.mojo_backend.pipeline import Pipeline
 from kvcache.compiler.mojo_backend.scoring import ScorePlan
+from kvcache.compiler.mojo_backend.summarising import (
+    SummaryBindings,
+    SummaryPlan,
+)
 from kvcache.compiler.program import Program
 from kvcache.flow_ops import Scratch
 from kvcache.summaries import SummaryField
@@ -98,26 +99,17 @@ def flow_text(
         group_size: Query heads that share a key-value head.
         head_dim: Elements per head.
     """
-    maker = Bindings(cache, fields, group_size, head_dim)
-    summarise = summariser(whole(cache), maker)
+    maker = SummaryPlan(
+        SummaryBindings(cache, fields, group_size, head_dim)
+    )
+    summarise = maker.kernels()
     plan = ScorePlan(indexer, fields, group_size, head_dim)
-    parts = [HEADER, summarise.text]
+    parts = [HEADER, *(each.text for each in summarise)]
     parts += [each.text for each in plan.kernels if each]
     parts += [
-        graph_op(plan, summarise, is_quantized=is_quantized, is_score=is_score)
+        graph_op(plan, maker, is_quantized=is_quantized, is_score=is_score)
         for is_score in (False, True)
         for is_quantized in (False, True)
     ]
     scratch = plan.bindings.scratch(plan.scratch)
     return FlowText("\n".join(parts), tuple(scratch.values()))
-
-
-def whole(program: Program) -> Pipeline:
-    """All kernels of a cache side as one: none waits for another tile."""
-    return Pipeline(
-        nodes=tuple(node for k in program.kernels for node in k.nodes),
-        stores=tuple(
-            x for k in program.kernels for x in k.stores if x in program.names
-        ),
-        tensors=program.tensors,
-    )

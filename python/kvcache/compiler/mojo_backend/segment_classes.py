@@ -1,6 +1,6 @@
 """Indexers as classes, for segments of blocks of each request and head."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from max.driver import Buffer
 from max.dtype import DType
-from max.graph import BufferType, DeviceRef, Graph, TensorType, ops
+from max.graph import BufferType, DeviceRef, Graph, TensorType, Value, ops
 
 from kvcache.compiler.mojo_backend.packages import compiled_package
 from kvcache.compiler.mojo_backend.segment_modules import (
@@ -184,26 +184,33 @@ class _IndexerPlan(GraphPlan):
         """Builds the graph for a device."""
         with Graph(
             self.name,
-            input_types=self._inputs(device),
+            input_types=self.inputs(device),
             custom_extensions=self.extensions,
         ) as graph:
-            ops.inplace_custom(
-                f"{self.name}.choose",
-                device=device,
-                values=list(graph.inputs),
-                out_types=[
-                    TensorType(
-                        DType.float32,
-                        ["num_ids" if is_per_block else "num_bounds", r, c],
-                        device,
-                    )
-                    for is_per_block, r, c in self.results
-                ],
-            )
+            self.call(graph.inputs, device)
             graph.output()
         return graph
 
-    def _inputs(self, device: DeviceRef) -> list[TensorType | BufferType]:
+    def call(
+        self, values: Iterable[Value[Any]], device: DeviceRef
+    ) -> list[Value[Any]]:
+        """Adds the operation to a graph; returns the scores and scratch."""
+        return ops.inplace_custom(
+            f"{self.name}.choose",
+            device=device,
+            values=list(values),
+            out_types=[
+                TensorType(
+                    DType.float32,
+                    ["num_ids" if is_per_block else "num_bounds", r, c],
+                    device,
+                )
+                for is_per_block, r, c in self.results
+            ],
+        )
+
+    def inputs(self, device: DeviceRef) -> list[TensorType | BufferType]:
+        """Returns the types of what the operation takes."""
         inputs: list[TensorType | BufferType] = []
         if self.q:
             dtype, *tile = self.q

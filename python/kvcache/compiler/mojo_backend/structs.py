@@ -21,13 +21,13 @@ def struct(
     """Writes a kernel's struct down to its methods.
 
     Args:
-        name: Its name; `Summarise` is a summariser, any other a scorer.
+        name: Its name; it begins with `Summarise` or is a scorer's.
         tensors: What it reads and writes.
         bindings: Where these are.
         kept: The numbers that a team keeps in shared memory.
         lanes: The lanes of a team.
     """
-    is_summariser = name == "Summarise"
+    is_summariser = name.startswith("Summarise")
     side = "Summariser" if is_summariser else "Scorer"
     q_dtype = "" if is_summariser else "q_dtype: DType, "
     types = {bindings.member(x): bindings.member_type(x) for x in tensors}
