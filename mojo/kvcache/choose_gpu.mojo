@@ -35,13 +35,7 @@ comptime MANY_THREADS = 1024
 @always_inline
 def write_chosen[
     Rows: RankedRows, //, threads: Int
-](
-    choice: Rows,
-    keys: Keys,
-    bar: Bar,
-    row: Int,
-    counts: Shared[Int32],
-):
+](choice: Rows, keys: Keys, bar: Bar, row: Int, counts: Shared[Int32],):
     """Writes the blocks whose keys reach the bar, in their order.
 
     Each warp has consecutive keys: it counts them, learns how many come
@@ -186,9 +180,7 @@ def choose_kernel[
         length = choice.length(position, count)
     if head == 0 and thread == 0:
         choice.sparse_lengths[unsafe_offset=seq] = UInt32(length)
-    choose_row[threads](
-        choice, row, num_blocks, count, Int(most_held), counts
-    )
+    choose_row[threads](choice, row, num_blocks, count, Int(most_held), counts)
 
 
 def choose_gpu[

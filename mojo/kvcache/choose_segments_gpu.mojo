@@ -35,9 +35,7 @@ def choose_segments_kernel[
     var row = Int(block_idx.x)
     var num_blocks = choice.segments.num_blocks(row)
     var count = choice.num_chosen(row, num_blocks)
-    choose_row[threads](
-        choice, row, num_blocks, count, Int(most_held), counts
-    )
+    choose_row[threads](choice, row, num_blocks, count, Int(most_held), counts)
 
 
 def choose_segments_gpu(choice: SegmentChoice, ctx: DeviceContext) raises:

@@ -19,13 +19,7 @@ trait CpuScorer(ImplicitlyCopyable):
 
 def score_cpu[
     Flow: CpuScorer, Tables: BlockSource, //
-](
-    flow: Flow,
-    tables: Tables,
-    *,
-    num_kv_heads: Int,
-    layer: Int,
-) raises:
+](flow: Flow, tables: Tables, *, num_kv_heads: Int, layer: Int,) raises:
     """Computes a kernel for the sequences of one new token, over the cores.
 
     Parameters:

@@ -46,9 +46,7 @@ def summariser(
     """Writes what makes the summaries of a block and head."""
     tensors = (*pipeline.leaves, *pipeline.stores)
     cpu, gpu = _bodies(pipeline, (16, 8, 4), bindings, None)
-    text = struct(
-        name, tensors, bindings, kept=gpu.kept, lanes=gpu.lanes
-    )
+    text = struct(name, tensors, bindings, kept=gpu.kept, lanes=gpu.lanes)
     text += method("summarise_cpu(self, place: BlockPlace)", cpu.text)
     text += method(
         "summarise_gpu(self, team: Team[Self.lanes], place: BlockPlace, "

@@ -99,9 +99,7 @@ def flow_text(
         group_size: Query heads that share a key-value head.
         head_dim: Elements per head.
     """
-    maker = SummaryPlan(
-        SummaryBindings(cache, fields, group_size, head_dim)
-    )
+    maker = SummaryPlan(SummaryBindings(cache, fields, group_size, head_dim))
     summarise = maker.kernels()
     plan = ScorePlan(indexer, fields, group_size, head_dim)
     parts = [HEADER, *(each.text for each in summarise)]

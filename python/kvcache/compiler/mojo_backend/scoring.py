@@ -22,6 +22,7 @@ class ScorePlan:
         fields: Sequence[SummaryField],
         group_size: int,
         head_dim: int,
+        *,
         bindings: type[Bindings] = Bindings,
     ) -> None:
         program = _reading_scratch(program)

@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 from max.driver import Buffer
 from max.dtype import DType
-from max.graph import BufferType, DeviceRef, Graph, TensorType, Value, ops
+from max.graph import (
+    BufferType,
+    DeviceRef,
+    Graph,
+    Module,
+    TensorType,
+    Value,
+    ops,
+)
 
 from kvcache.compiler.mojo_backend.packages import compiled_package
 from kvcache.compiler.mojo_backend.segment_modules import (
@@ -48,6 +56,7 @@ class SegmentIndexer:
 
         Raises:
             KeyError: If an array of the cache is missing.
+            TypeError: If an array of the context is missing.
             ValueError: If one has another shape or type, is on another device,
                 or indices are out of range.
             AssertionError: If `sparse_kv_indptr` has other counts than the
@@ -180,12 +189,13 @@ class _IndexerPlan(GraphPlan):
         """The side; the module has all sizes."""
         return "choose"
 
-    def graph(self, device: DeviceRef) -> Graph:
-        """Builds the graph for a device."""
+    def graph(self, device: DeviceRef, module: Module | None = None) -> Graph:
+        """Builds the graph for a device, in a module if one is given."""
         with Graph(
             self.name,
             input_types=self.inputs(device),
             custom_extensions=self.extensions,
+            module=module,
         ) as graph:
             self.call(graph.inputs, device)
             graph.output()
@@ -214,7 +224,9 @@ class _IndexerPlan(GraphPlan):
         inputs: list[TensorType | BufferType] = []
         if self.q:
             dtype, *tile = self.q
-            inputs.append(TensorType(DType[dtype], ["num_queries", *tile], device))
+            inputs.append(
+                TensorType(DType[dtype], ["num_queries", *tile], device)
+            )
         inputs += [
             TensorType(DType.int32, [f"num_{each}"], device) for each in INDICES
         ]

@@ -83,7 +83,7 @@ class SegmentModule:
     @cached_property
     def plan(self) -> ScorePlan:
         """How blocks are scored."""
-        return ScorePlan(self.program, (), 1, 1, SegmentBindings)
+        return ScorePlan(self.program, (), 1, 1, bindings=SegmentBindings)
 
     @cached_property
     def given(self) -> dict[str, int]:
@@ -143,7 +143,9 @@ class SegmentModule:
             for each in INDICES
         ]
         lines += [f"{name}: {type_}," for name, type_ in SCALARS.items()]
-        lines.append("chosen: MutableInputTensor[dtype=DType.int32, rank=1, ...],")
+        lines.append(
+            "chosen: MutableInputTensor[dtype=DType.int32, rank=1, ...],"
+        )
         lines += [
             f"pool_{name}: MutableInputTensor[dtype=DType."
             f"{tensors[each].dtype}, rank=3, ...],"

@@ -49,8 +49,9 @@ def step_of(
         num_rows: The rows of every field; None if no field is read.
 
     Raises:
-        ValueError: If an array is missing, has another shape or type, or is
-            on another device; on the host, if indices are out of range.
+        TypeError: If an array is missing.
+        ValueError: If one has another shape or type, or is on another device;
+            on the host, if indices are out of range.
         AssertionError: If `sparse_kv_indptr` has other counts than the budget.
     """
     names = ("dense_kv_indptr", "dense_kv_indices", "sparse_kv_indptr")
@@ -99,7 +100,7 @@ def step_of(
 
 def _indices(name: str, given: Any, device: Device) -> Buffer:
     if not isinstance(given, Buffer | np.ndarray):
-        raise ValueError(
+        raise TypeError(
             f"wanted ctx.{name} as an array or a buffer of int32, got {given!r}"
         )
     buffer = ids_buffer(f"ctx.{name}", given, device, DType.int32)

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from max.driver import Device
 from max.dtype import DType
-from max.engine import Model
-from max.graph import BufferType, DeviceRef, Graph, TensorType, ops
+from max.graph import BufferType, DeviceRef, Graph, Module, TensorType, ops
 
 from kvcache.cache_folder import cache_folder
 from kvcache.compiler.mojo_backend.packages import compiled_package
@@ -66,21 +64,21 @@ class SlotCache:
                 "wanted as many rows in each array, got "
                 f"{[tuple(each.shape) for each in buffers]}"
             )
-        self._model(buffers[0].device).execute(slots, *buffers)
+        model = loaded(self.plan_of(), buffers[0].device)
+        model.execute(slots, *buffers)
 
-    def _model(self, device: Device) -> Model:
+    @classmethod
+    def plan_of(cls) -> GraphPlan:
+        """Returns what the graph is built of."""
         tensors = [
-            self.program.tensors[each] for each in slot_tensors(self.program)
+            cls.program.tensors[each] for each in slot_tensors(cls.program)
         ]
-        name, extension = self.package
-        plan = _CachePlan(
-            name,
-            extension,
-            self.page_size,
-            self.num_kv_heads,
+        return _CachePlan(
+            *cls.package,
+            cls.page_size,
+            cls.num_kv_heads,
             tuple((each.dtype, *each.tile) for each in tensors),
         )
-        return loaded(plan, device)
 
 
 def compiled_class(program: Program, ctx: Any) -> type[Any]:
@@ -131,8 +129,8 @@ class _CachePlan(GraphPlan):
         """The sizes that the operation is compiled for."""
         return f"{self.page_size}_{self.num_kv_heads}"
 
-    def graph(self, device: DeviceRef) -> Graph:
-        """Builds the graph for a device."""
+    def graph(self, device: DeviceRef, module: Module | None = None) -> Graph:
+        """Builds the graph for a device, in a module if one is given."""
         inputs = [
             BufferType(DType[dtype], ["num_rows", rows, columns], device)
             for dtype, rows, columns in self.tensors
@@ -142,6 +140,7 @@ class _CachePlan(GraphPlan):
             self.name,
             input_types=[slots, *inputs],
             custom_extensions=self.extensions,
+            module=module,
         ) as graph:
             ops.inplace_custom(
                 f"{self.name}.summarise",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from max.driver import Device
 from max.engine import InferenceSession, Model
-from max.graph import DeviceRef, Graph
+from max.graph import DeviceRef, Graph, Module
 
 from kvcache.compiler.mojo_backend.packages import is_whole, seal
 from kvcache.mojo_sources import precompiled_package
@@ -26,13 +26,15 @@ class GraphPlan:
         """What the graph's file is called beside the module and device."""
         raise NotImplementedError
 
-    def graph(self, device: DeviceRef) -> Graph:
-        """Builds the graph for a device."""
+    def graph(self, device: DeviceRef, module: Module | None = None) -> Graph:
+        """Builds the graph for a device, in a module if one is given."""
         raise NotImplementedError
 
     def mef(self, device: str) -> Path:
         """Returns the file of the compiled graph."""
-        return self.extension.with_name(f"{self.name}_{device}_{self.label}.mef")
+        return self.extension.with_name(
+            f"{self.name}_{device}_{self.label}.mef"
+        )
 
     @property
     def extensions(self) -> list[Path]:

@@ -112,14 +112,14 @@ def _made(kernel: KernelText, plan: SummaryPlan) -> list[str]:
         plan.bindings.member(x): plan.bindings.member_type(x)
         for x in plan.tensors
     }
-    arguments = ", ".join(
-        f"{member}_tiles"
-        if member.startswith("scratch_")
-        else f"{types[member]}(write_pointer({member.removeprefix('field_')}), 1)"
-        for member in kernel.members
-    )
+    arguments = []
+    for member in kernel.members:
+        name = member.removeprefix("field_")
+        made = f"{types[member]}(write_pointer({name}), 1)"
+        is_scratch = member.startswith("scratch_")
+        arguments.append(f"{member}_tiles" if is_scratch else made)
     return [
         f"        var {_variable(kernel)} = {kernel.name}[",
         "            DType.float32, page_size, num_kv_heads, Quantization()",
-        f"        ]({arguments})",
+        f"        ]({', '.join(arguments)})",
     ]
