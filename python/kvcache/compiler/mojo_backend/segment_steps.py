@@ -95,7 +95,8 @@ def step_of(
         np.dtype(type_.lower()).type(value)
         for type_, value in zip(SCALARS.values(), values, strict=True)
     )
-    return Step(count, *(arrays[name] for name in names), scalars)
+    bounds, ids, chosen_bounds = (arrays[name] for name in names)
+    return Step(count, bounds, ids, chosen_bounds, scalars)
 
 
 def _indices(name: str, given: Any, device: Device) -> Buffer:
