@@ -90,8 +90,6 @@ def llama_graph(
             ratios = [rest[size].tensor]
             size += 1
         logits = decoder.logits(tokens.tensor, offsets.tensor, inputs, *ratios)
-        if flow is not None:
-            cache_ops.summarise(inputs, flow, offsets.tensor)
         if sampling:
             next_tokens = _sample(
                 logits, *(value.tensor for value in rest[size:])

@@ -154,7 +154,9 @@ class LlamaDecoder:
             hidden, weights["input_norm"], config.rms_norm_eps
         )
         qkv = ops.cast(normed @ weights["qkv"], self._cache_types.row_dtype)
-        queries = cache_ops.rope_store(cache, qkv, freqs, offsets, layer=layer)
+        queries = cache_ops.rope_store(
+            cache, qkv, freqs, offsets, layer=layer, flow=self._flow
+        )
         scale = config.head_dim**-0.5
         if self._flow is None:
             mixed = cache_ops.attention(

@@ -8,10 +8,11 @@ See:
     [Quest](https://arxiv.org/abs/2406.10774), for attending to chosen blocks.
 """
 
-from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
+from std.builtin.device_passable import DeviceTypeEncoder
 
 from .overlap import load_after_wait
 from .ragged import RaggedBatch
+from .ranked_rows import RankedRows
 
 
 @fieldwise_init
@@ -37,7 +38,7 @@ struct ChoiceShape(TrivialRegisterPassable):
     """Blocks that are chosen beside these, at least."""
 
 
-struct BlockChoice[shape: ChoiceShape](DevicePassable, TrivialRegisterPassable):
+struct BlockChoice[shape: ChoiceShape](RankedRows):
     """The tensors of one choice, and what the rule says of them.
 
     Parameters:
@@ -203,6 +204,61 @@ struct BlockChoice[shape: ChoiceShape](DevicePassable, TrivialRegisterPassable):
         """
         comptime size = Self.shape.block_size
         return (num_chosen - 1) * size + position % size + 1
+
+    @always_inline
+    def num_first(self) -> Int:
+        """Returns how many of the first blocks are always chosen.
+
+        Returns:
+            The blocks.
+        """
+        return Self.first
+
+    @always_inline
+    def num_last(self) -> Int:
+        """Returns how many of the last blocks are always chosen.
+
+        Returns:
+            The blocks, at least one.
+        """
+        return Self.last
+
+    @always_inline
+    def row_scores(self, row: Int) -> Pointer[Float32, ImmUntrackedOrigin]:
+        """Returns the scores of a row's blocks.
+
+        Args:
+            row: The sequence and head.
+
+        Returns:
+            The first block's score.
+        """
+        return self.scores.unsafe_offset(row * self.width())
+
+    @always_inline
+    def row_target(self, row: Int) -> Pointer[UInt32, MutUntrackedOrigin]:
+        """Returns where a row's chosen blocks go.
+
+        Args:
+            row: The sequence and head.
+
+        Returns:
+            The first one's place.
+        """
+        return self.block_ids.unsafe_offset(row * self.width())
+
+    @always_inline
+    def row_block(self, row: Int, block: Int) -> UInt32:
+        """Returns the id of a row's block.
+
+        Args:
+            row: The sequence and head.
+            block: The block, counted from the sequence's first.
+
+        Returns:
+            The id.
+        """
+        return self.block_id(row // Self.shape.num_kv_heads, block)
 
     @always_inline
     def block_id(self, seq: Int, block: Int) -> UInt32:

@@ -6,15 +6,14 @@ to `(c + n) // block_size`. All of it is read on the device: a graph that was
 captured once is right for every later batch.
 """
 
-from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
+from std.builtin.device_passable import DeviceTypeEncoder
 
+from .block_source import BlockSource
 from .ragged import RaggedBatch
 from .tile_place import BlockPlace
 
 
-struct BlockTables[page_size: Int, block_size: Int](
-    DevicePassable, TrivialRegisterPassable
-):
+struct BlockTables[page_size: Int, block_size: Int](BlockSource):
     """The tables that describe a step, read in blocks.
 
     Parameters:
@@ -92,6 +91,27 @@ struct BlockTables[page_size: Int, block_size: Int](
             The blocks.
         """
         return Int(self.num_columns) * Self.blocks_per_page
+
+    @always_inline
+    def num_sequences(self) -> Int:
+        """Returns how many sequences there are.
+
+        Returns:
+            The sequences.
+        """
+        return Int(self.batch.batch_size)
+
+    @always_inline
+    def first_tile(self, item: Int) -> Int:
+        """Returns where the tiles of a sequence and head begin.
+
+        Args:
+            item: The sequence times the heads, plus the head.
+
+        Returns:
+            The index of its first block's tile among all tiles.
+        """
+        return item * self.width()
 
     @always_inline
     def num_before(self, seq: Int) -> Int:

@@ -4,6 +4,7 @@ from std.sys import simd_width_of
 
 from .block_choice import BlockChoice, ChoiceShape
 from .parallel import parallel_ranges
+from .ranked_rows import RankedRows
 from .score_keys import DIGITS, DIGIT_BITS, KEY_BITS, Bar, sortable
 
 comptime GRAIN_BLOCKS = 1 << 14
@@ -52,34 +53,50 @@ def _choose_row[
         return
     var num_blocks = position // shape.block_size + 1
     var count = choice.num_chosen(seq, num_blocks)
-    var target = choice.block_ids.unsafe_offset(row * choice.width())
+    choose_row(choice, row, num_blocks, count, keys)
+
+
+def choose_row[
+    Rows: RankedRows, //
+](choice: Rows, row: Int, num_blocks: Int, count: Int, mut keys: List[UInt32]):
+    """Writes the chosen blocks of one sequence and head, ascending.
+
+    Parameters:
+        Rows: The layout of scores and blocks.
+
+    Args:
+        choice: The tensors.
+        row: The sequence and head.
+        num_blocks: Its blocks, the last one included.
+        count: How many are chosen: all, or at least the reserved ones.
+        keys: Room for as many keys as there are blocks.
+    """
+    var target = choice.row_target(row)
     if count == num_blocks:
         for block in range(num_blocks):
-            target[unsafe_offset=block] = choice.block_id(seq, block)
+            target[unsafe_offset=block] = choice.row_block(row, block)
         return
-    for block in range(choice.first):
-        target[unsafe_offset=block] = choice.block_id(seq, block)
-    for i in range(choice.last):
-        target[unsafe_offset=count - choice.last + i] = choice.block_id(
-            seq, num_blocks - choice.last + i
+    var first, last = choice.num_first(), choice.num_last()
+    for block in range(first):
+        target[unsafe_offset=block] = choice.row_block(row, block)
+    for i in range(last):
+        target[unsafe_offset=count - last + i] = choice.row_block(
+            row, num_blocks - last + i
         )
-    if count == choice.reserved:
+    var wanted = count - first - last
+    if wanted == 0:
         return
-    var num_keys = num_blocks - choice.reserved
-    _read_keys(
-        choice.scores.unsafe_offset(row * choice.width() + choice.first),
-        keys,
-        num_keys,
-    )
-    var bar = _bar_of(keys, num_keys, count - choice.reserved)
-    var next = choice.first
+    var num_keys = num_blocks - first - last
+    _read_keys(choice.row_scores(row).unsafe_offset(first), keys, num_keys)
+    var bar = _bar_of(keys, num_keys, wanted)
+    var next = first
     for i in range(num_keys):
         var is_chosen = bar.is_above(keys[i])
         if bar.is_at(keys[i]) and bar.wanted > 0:
             bar.wanted -= 1
             is_chosen = True
         if is_chosen:
-            target[unsafe_offset=next] = choice.block_id(seq, choice.first + i)
+            target[unsafe_offset=next] = choice.row_block(row, first + i)
             next += 1
 
 

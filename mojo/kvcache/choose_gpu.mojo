@@ -15,6 +15,7 @@ from std.memory import AddressSpace, stack_allocation
 from .block_choice import BlockChoice, ChoiceShape
 from .choose_bar import Keys, find_bar
 from .overlap import await_kernels_before, overlapping_launch
+from .ranked_rows import RankedRows
 from .score_keys import DIGITS, Bar
 from .shared_memory import Shared
 
@@ -33,21 +34,15 @@ comptime MANY_THREADS = 1024
 
 @always_inline
 def write_chosen[
-    shape: ChoiceShape, //, threads: Int
-](
-    choice: BlockChoice[shape],
-    keys: Keys,
-    bar: Bar,
-    row: Int,
-    counts: Shared[Int32],
-):
+    Rows: RankedRows, //, threads: Int
+](choice: Rows, keys: Keys, bar: Bar, row: Int, counts: Shared[Int32],):
     """Writes the blocks whose keys reach the bar, in their order.
 
     Each warp has consecutive keys: it counts them, learns how many come
     before, and writes.
 
     Parameters:
-        shape: What the choice is compiled for.
+        Rows: The layout of scores and blocks.
         threads: The threads of the block, which all call it.
 
     Args:
@@ -58,7 +53,6 @@ def write_chosen[
         counts: Room for two numbers of each warp.
     """
     comptime warps = threads // WARP_SIZE
-    var seq = row // shape.num_kv_heads
     var own, lane = divmod(Int(thread_idx.x), WARP_SIZE)
     var share = ceildiv(ceildiv(keys.length, warps), WARP_SIZE) * WARP_SIZE
     var begin = own * share
@@ -84,9 +78,7 @@ def write_chosen[
         at = counts[unsafe_offset=warps + lane]
     above = warp.sum(above)
     at = warp.sum(at)
-    var target = choice.block_ids.unsafe_offset(
-        row * choice.width() + choice.first
-    )
+    var target = choice.row_target(row).unsafe_offset(choice.num_first())
     var before = (UInt32(1) << UInt32(lane)) - 1
     for start in range(begin, end, WARP_SIZE):
         var i = start + lane
@@ -97,7 +89,7 @@ def write_chosen[
             var key = keys.get(i)
             is_above = bar.is_above(key)
             is_at = bar.is_at(key)
-            id = choice.block_id(seq, choice.first + i)
+            id = choice.row_block(row, choice.num_first() + i)
         var all_above = warp.vote[DType.uint32](is_above)
         var all_at = warp.vote[DType.uint32](is_at)
         var my_above = above + Int32(pop_count(all_above & before))
@@ -106,6 +98,57 @@ def write_chosen[
             target[unsafe_offset=Int(my_above + min(my_at, bar.wanted))] = id
         above += Int32(pop_count(all_above))
         at += Int32(pop_count(all_at))
+
+
+@always_inline
+def choose_row[
+    Rows: RankedRows, //, threads: Int
+](
+    choice: Rows,
+    row: Int,
+    num_blocks: Int,
+    count: Int,
+    most_held: Int,
+    counts: Shared[Int32],
+):
+    """Writes the chosen blocks of one sequence and head, ascending.
+
+    Parameters:
+        Rows: The layout of scores and blocks.
+        threads: The threads of the block, which all call it.
+
+    Args:
+        choice: The tensors.
+        row: The sequence and head.
+        num_blocks: Its blocks, the last one included.
+        count: How many are chosen: all, or at least the reserved ones.
+        most_held: The keys that shared memory has room for.
+        counts: Shared memory of `DIGITS + 4` numbers.
+    """
+    var thread = Int(thread_idx.x)
+    var first, last = choice.num_first(), choice.num_last()
+    var target = choice.row_target(row)
+    if count == num_blocks:
+        for block in range(thread, num_blocks, threads):
+            target[unsafe_offset=block] = choice.row_block(row, block)
+        return
+    var keys = Keys(
+        choice.row_scores(row).unsafe_offset(first),
+        length=num_blocks - first - last,
+        most_held=most_held,
+    )
+    var wanted = count - first - last
+    if wanted > 0:
+        keys.hold[threads]()
+    for block in range(thread, first, threads):
+        target[unsafe_offset=block] = choice.row_block(row, block)
+    for i in range(thread, last, threads):
+        target[unsafe_offset=count - last + i] = choice.row_block(
+            row, num_blocks - last + i
+        )
+    if wanted > 0:
+        var bar = find_bar[threads](keys, wanted, counts)
+        write_chosen[threads](choice, keys, bar, row, counts)
 
 
 def choose_kernel[
@@ -137,28 +180,7 @@ def choose_kernel[
         length = choice.length(position, count)
     if head == 0 and thread == 0:
         choice.sparse_lengths[unsafe_offset=seq] = UInt32(length)
-    var target = choice.block_ids.unsafe_offset(row * choice.width())
-    if count == num_blocks:
-        for block in range(thread, num_blocks, threads):
-            target[unsafe_offset=block] = choice.block_id(seq, block)
-        return
-    var keys = Keys(
-        choice.scores.unsafe_offset(row * choice.width() + choice.first),
-        length=num_blocks - choice.reserved,
-        most_held=Int(most_held),
-    )
-    var wanted = count - choice.reserved
-    if wanted > 0:
-        keys.hold[threads]()
-    for block in range(thread, choice.first, threads):
-        target[unsafe_offset=block] = choice.block_id(seq, block)
-    for i in range(thread, choice.last, threads):
-        target[unsafe_offset=count - choice.last + i] = choice.block_id(
-            seq, num_blocks - choice.last + i
-        )
-    if wanted > 0:
-        var bar = find_bar[threads](keys, wanted, counts)
-        write_chosen[threads](choice, keys, bar, row, counts)
+    choose_row[threads](choice, row, num_blocks, count, Int(most_held), counts)
 
 
 def choose_gpu[

@@ -2,25 +2,24 @@
 
 from std.utils.numerics import neg_inf
 
-from .block_tables import BlockTables
+from .block_source import BlockSource
 from .over_blocks import OverBlocks, SOFTMAX
 from .parallel import parallel_ranges
 
 
 def over_blocks_cpu[
-    page_size: Int, block_size: Int, //, work: OverBlocks
+    Tables: BlockSource, //, work: OverBlocks
 ](
     source: Pointer[Float32, MutUntrackedOrigin],
     result: Pointer[Float32, MutUntrackedOrigin],
-    tables: BlockTables[page_size, block_size],
+    tables: Tables,
     *,
     num_kv_heads: Int,
 ) raises:
     """Computes for the sequences of one new token, spread over the cores.
 
     Parameters:
-        page_size: The tokens per page.
-        block_size: The tokens per block.
+        Tables: What finds the sequences' blocks.
         work: What is computed.
 
     Args:
@@ -39,7 +38,7 @@ def over_blocks_cpu[
             var num_blocks = tables.num_scored(item // num_kv_heads)
             if num_blocks == 0:
                 continue
-            var x = source.unsafe_offset(item * tables.width() * work.length)
+            var x = source.unsafe_offset(tables.first_tile(item) * work.length)
             for i in range(work.length):
                 var last = num_blocks * work.length
                 var largest = neg_inf[DType.float32]()
@@ -51,7 +50,7 @@ def over_blocks_cpu[
                     sum = work.add(sum, x[unsafe_offset=at], largest)
                 comptime if work.is_per_block():
                     var y = result.unsafe_offset(
-                        item * tables.width() * work.length
+                        tables.first_tile(item) * work.length
                     )
                     for at in range(i, last, work.length):
                         y[unsafe_offset=at] = work.of_block(
@@ -64,6 +63,6 @@ def over_blocks_cpu[
 
     parallel_ranges(
         compute,
-        num_items=Int(tables.batch.batch_size) * num_kv_heads,
+        num_items=tables.num_sequences() * num_kv_heads,
         grain=1,
     )

@@ -11,7 +11,7 @@ from std.bit import log2_floor
 from std.memory import AddressSpace, stack_allocation
 from std.utils.numerics import neg_inf
 
-from .block_tables import BlockTables
+from .block_source import BlockSource
 from .over_blocks import MAX, OverBlocks, SOFTMAX
 from .overlap import await_kernels_before, overlapping_launch
 from .shared_memory import Shared
@@ -24,17 +24,16 @@ comptime WARPS = THREADS // WARP_SIZE
 
 
 def over_blocks_kernel[
-    page_size: Int, block_size: Int, num_kv_heads: Int, work: OverBlocks
+    Tables: BlockSource, num_kv_heads: Int, work: OverBlocks
 ](
     source: Pointer[Float32, MutUntrackedOrigin],
     result: Pointer[Float32, MutUntrackedOrigin],
-    tables: BlockTables[page_size, block_size],
+    tables: Tables,
 ):
     """Computes one element of a sequence and head.
 
     Parameters:
-        page_size: The tokens per page.
-        block_size: The tokens per block.
+        Tables: What finds the sequences' blocks.
         num_kv_heads: The key-value heads held on this device.
         work: What is computed.
 
@@ -53,7 +52,7 @@ def over_blocks_kernel[
     var num_blocks = tables.num_scored(seq)
     if num_blocks == 0:
         return
-    var first = item * tables.width() * work.length + Int(block_idx.x)
+    var first = tables.first_tile(item) * work.length + Int(block_idx.x)
     var x = source.unsafe_offset(first)
     var largest = neg_inf[DType.float32]()
     comptime if work.kind == SOFTMAX:
@@ -102,18 +101,17 @@ def _merge[work: OverBlocks](own: Float32, sums: Shared[Float32]) -> Float32:
 
 
 def over_blocks_gpu[
-    page_size: Int, block_size: Int, //, num_kv_heads: Int, work: OverBlocks
+    Tables: BlockSource, //, num_kv_heads: Int, work: OverBlocks
 ](
     source: Pointer[Float32, MutUntrackedOrigin],
     result: Pointer[Float32, MutUntrackedOrigin],
-    tables: BlockTables[page_size, block_size],
+    tables: Tables,
     ctx: DeviceContext,
 ) raises:
     """Launches the computation for the sequences of one new token.
 
     Parameters:
-        page_size: The tokens per page.
-        block_size: The tokens per block.
+        Tables: What finds the sequences' blocks.
         num_kv_heads: The key-value heads held on this device.
         work: What is computed.
 
@@ -127,16 +125,14 @@ def over_blocks_gpu[
     Raises:
         If the launch fails.
     """
-    comptime kernel = over_blocks_kernel[
-        page_size, block_size, num_kv_heads, work
-    ]
-    if tables.batch.batch_size == 0:
+    comptime kernel = over_blocks_kernel[Tables, num_kv_heads, work]
+    if tables.num_sequences() == 0:
         return
     ctx.enqueue_function[kernel](
         source,
         result,
         tables,
-        grid_dim=(work.length, num_kv_heads, Int(tables.batch.batch_size)),
+        grid_dim=(work.length, num_kv_heads, tables.num_sequences()),
         block_dim=THREADS,
         attributes=overlapping_launch(),
     )

@@ -1,6 +1,6 @@
 """Computes the kernels of a flow's indexer, on the CPU."""
 
-from .block_tables import BlockTables
+from .block_source import BlockSource
 from .parallel import parallel_ranges
 from .request_place import RequestPlace
 
@@ -18,20 +18,13 @@ trait CpuScorer(ImplicitlyCopyable):
 
 
 def score_cpu[
-    Flow: CpuScorer, page_size: Int, block_size: Int, //
-](
-    flow: Flow,
-    tables: BlockTables[page_size, block_size],
-    *,
-    num_kv_heads: Int,
-    layer: Int,
-) raises:
+    Flow: CpuScorer, Tables: BlockSource, //
+](flow: Flow, tables: Tables, *, num_kv_heads: Int, layer: Int,) raises:
     """Computes a kernel for the sequences of one new token, over the cores.
 
     Parameters:
         Flow: The compiled kernel.
-        page_size: The tokens per page.
-        block_size: The tokens per block.
+        Tables: What finds the sequences' blocks.
 
     Args:
         flow: What to do for a sequence and head.
@@ -60,6 +53,6 @@ def score_cpu[
 
     parallel_ranges(
         score,
-        num_items=Int(tables.batch.batch_size) * num_kv_heads,
+        num_items=tables.num_sequences() * num_kv_heads,
         grain=1,
     )

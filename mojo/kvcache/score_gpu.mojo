@@ -6,7 +6,7 @@ from std.builtin.device_passable import DevicePassable
 from std.math import ceildiv
 from std.memory import AddressSpace, stack_allocation
 
-from .block_tables import BlockTables
+from .block_source import BlockSource
 from .overlap import await_kernels_before, overlapping_launch
 from .request_place import RequestPlace
 from .shared_memory import Shared
@@ -62,14 +62,13 @@ trait GpuScorer(DevicePassable, TrivialRegisterPassable):
 
 
 def score_kernel[
-    Flow: GpuScorer, page_size: Int, block_size: Int
-](flow: Flow, tables: BlockTables[page_size, block_size], layer: Int32):
+    Flow: GpuScorer, Tables: BlockSource
+](flow: Flow, tables: Tables, layer: Int32):
     """Computes the grid's share of a kernel of the flow.
 
     Parameters:
         Flow: The compiled kernel.
-        page_size: The tokens per page.
-        block_size: The tokens per block.
+        Tables: What finds the sequences' blocks.
 
     Args:
         flow: What to do for a sequence and head.
@@ -108,10 +107,10 @@ def score_kernel[
 
 
 def score_gpu[
-    Flow: GpuScorer, page_size: Int, block_size: Int, //
+    Flow: GpuScorer, Tables: BlockSource, //
 ](
     flow: Flow,
-    tables: BlockTables[page_size, block_size],
+    tables: Tables,
     *,
     num_kv_heads: Int,
     layer: Int,
@@ -122,8 +121,7 @@ def score_gpu[
 
     Parameters:
         Flow: The compiled kernel.
-        page_size: The tokens per page.
-        block_size: The tokens per block.
+        Tables: What finds the sequences' blocks.
 
     Args:
         flow: What to do for a sequence and head.
@@ -137,9 +135,9 @@ def score_gpu[
     Raises:
         If the launch fails.
     """
-    comptime kernel = score_kernel[Flow, page_size, block_size]
+    comptime kernel = score_kernel[Flow, Tables]
     comptime per_block = THREADS // Flow.lanes
-    var requests = Int(tables.batch.batch_size) * num_kv_heads
+    var requests = tables.num_sequences() * num_kv_heads
     if requests == 0 or tables.width() == 0:
         return
     var shares = 1
@@ -156,7 +154,7 @@ def score_gpu[
         flow,
         tables,
         Int32(layer),
-        grid_dim=(shares, num_kv_heads, Int(tables.batch.batch_size)),
+        grid_dim=(shares, num_kv_heads, tables.num_sequences()),
         block_dim=THREADS,
         attributes=overlapping_launch(),
     )

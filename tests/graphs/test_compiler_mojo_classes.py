@@ -10,11 +10,10 @@ from kvcache.compiler.cache.context import Context
 from kvcache.compiler.compiling import compile as compile_context
 from kvcache.compiler.flows.quest import GQAQuestSparseAttention
 from kvcache.compiler.graph import program_of
-from kvcache.compiler.indexer.context import Context as IndexerContext
-from kvcache.compiler.mojo_backend import slot_classes
+from kvcache.compiler.mojo_backend import slot_graphs
 from kvcache.compiler.numpy_backend import run_cache
 from kvcache.compiler.parents import PoolParent
-from kvcache.compiler.recording import record_cache, record_indexer
+from kvcache.compiler.recording import record_cache
 from kvcache.compiler.runners import Requests, Runner, Settings
 
 PAGE_SIZE, BLOCK_SIZE, HEADS, HEAD_DIM, PAGES = 32, 16, 2, 24, 4
@@ -118,7 +117,7 @@ def test_damaged_files_are_made_again(
     (file,) = folder.rglob(f"*{ending}")
     good = file.read_bytes()
     file.write_bytes(good[:100] + b"damaged" + good[107:])
-    slot_classes._loaded.cache_clear()
+    slot_graphs.loaded.cache_clear()
 
     check(compile_context(ctx), ctx, [15, 31], 1)
 
@@ -131,10 +130,3 @@ def test_equal_pipelines_share_their_files(ctx: Context, folder: Path) -> None:
     record_cache(GQAQuestSparseAttention(), other)
     assert compile_context(other).__name__ == compile_context(ctx).__name__
     assert sorted(folder.rglob("*")) == before
-
-
-def test_indexers_on_this_layout_are_refused(folder: Path) -> None:
-    ctx = created(IndexerContext(), folder)
-    record_indexer(GQAQuestSparseAttention(), ctx, 2)
-    with pytest.raises(NotImplementedError, match="wanted a cache side"):
-        compile_context(ctx)

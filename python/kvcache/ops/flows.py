@@ -20,7 +20,10 @@ def summarise(
     """Makes the summaries of the blocks that a step completes.
 
     It does so for all layers at once, so it comes behind the last layer's
-    store. `store` and `rope_store` with the flow do it, too, and faster. A block that begins before this step's tokens is read from its page.
+    store. `store` and `rope_store` do it as well, and sooner, where they are
+    given the flow: then this is not needed.
+
+    A block that begins before this step's tokens is read from its page.
     With cache lengths of 0 and offsets over whole sequences, all their blocks
     are made anew, as is needed after keys were changed in place.
 

@@ -13,7 +13,7 @@ __all__ = ["FlowPrograms", "compiled_class", "flow_ops", "flow_programs"]
 
 
 def compiled_class(program: Program, ctx: Any) -> type[Any]:
-    """Returns the class that runs a cache side on the seed's layout.
+    """Returns the class that runs one side on the seed's layout.
 
     See `slot_classes.compiled_class`, which needs MAX.
     """

@@ -30,6 +30,11 @@ class Bindings:
     head_dim: int
     score: int | None = None
 
+    @property
+    def tables(self) -> str:
+        """The type that finds the blocks of a scorer."""
+        return f"BlockTables[Self.page_size, {self.program.block_size}]"
+
     def name(self, tensor: int) -> str | None:
         """Returns what the caller calls a tensor, if it does."""
         return self.program.names.get(tensor)

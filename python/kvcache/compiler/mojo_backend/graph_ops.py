@@ -4,6 +4,7 @@ from kvcache.compiler.mojo_backend.code import number
 from kvcache.compiler.mojo_backend.kernels import KernelText
 from kvcache.compiler.mojo_backend.meanings import OVER_BLOCKS
 from kvcache.compiler.mojo_backend.scoring import ScorePlan
+from kvcache.compiler.mojo_backend.summarising import SummaryPlan
 from kvcache.compiler.program import Kernel
 
 NAME = "@FLOW@"
@@ -23,7 +24,7 @@ STEP = "".join(
 
 def graph_op(
     plan: ScorePlan,
-    summarise: KernelText,
+    summaries: SummaryPlan,
     *,
     is_quantized: bool,
     is_score: bool,
@@ -32,7 +33,7 @@ def graph_op(
 
     Args:
         plan: How blocks are scored.
-        summarise: What makes their summaries.
+        summaries: How their summaries are made.
         is_quantized: Whether it takes pools of codes, and their scales.
         is_score: Whether it scores blocks; else it makes summaries.
     """
@@ -76,7 +77,7 @@ def graph_op(
     if is_score:
         body += _launch_scores(plan)
     else:
-        body += _launch_summaries(summarise)
+        body += launch_summaries(summaries)
     return text + "\n".join(f"        {line}" for line in body) + "\n\n\n"
 
 
@@ -151,18 +152,40 @@ def made(kernel: KernelText, *, is_score: bool) -> str:
     )
 
 
-def _launch_summaries(kernel: KernelText) -> list[str]:
+def launch_summaries(
+    plan: SummaryPlan, *, follows_store: bool = False
+) -> list[str]:
+    """Returns the launches that make the summaries of all layers.
+
+    Args:
+        plan: What they are.
+        follows_store: Whether a store of the step is launched just before.
+    """
+    block = plan.program.block_size
+    lines = plan.memory(
+        f"kv_blocks.dim_size(0) * num_layers * (page_size // {block})"
+        " * num_kv_heads",
+        "num_layers",
+    )
+    for kernel in plan.kernels():
+        lines += _launch_summary(kernel, follows_store=follows_store)
+        follows_store = False
+    return lines + plan.release()
+
+
+def _launch_summary(kernel: KernelText, *, follows_store: bool) -> list[str]:
+    flow = kernel.name.lower().replace("summarise", "flow")
     return [
-        f"var flow = {made(kernel, is_score=False)}",
+        f"var {flow} = {made(kernel, is_score=False)}",
         'comptime if target == "cpu":',
         (
-            "    summarise_cpu(flow, tables, num_layers=num_layers, "
+            f"    summarise_cpu({flow}, tables, num_layers=num_layers, "
             "num_kv_heads=num_kv_heads)"
         ),
         "else:",
         (
-            "    summarise_gpu[num_kv_heads](flow, tables, "
-            "num_layers=num_layers, ctx=ctx)"
+            f"    summarise_gpu[num_kv_heads, follows_store={follows_store}]("
+            f"{flow}, tables, num_layers=num_layers, ctx=ctx)"
         ),
     ]
 
@@ -187,6 +210,12 @@ def _launch_scores(plan: ScorePlan) -> list[str]:
             f"var {member}_tiles = {type_}(result_pointer({member}), "
             "tables.width())"
         )
+    return lines + score_launches(plan)
+
+
+def score_launches(plan: ScorePlan) -> list[str]:
+    """Returns the launches that score blocks, in their order."""
+    lines: list[str] = []
     for text, kernel in zip(plan.kernels, plan.launches, strict=True):
         lines += (
             _launch_kernel(text) if text else _launch_over_blocks(plan, kernel)

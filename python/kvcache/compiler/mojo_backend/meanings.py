@@ -93,6 +93,9 @@ def elementwise(node: Node, values: list[str]) -> str | None:
         return f"{UNARY[kind]}({values[0]}, {constants})"
     if kind in COMPARISONS:
         x, y = values
+        if kind == "WhereNotEqual":
+            # What is no number differs from everything.
+            return f"masked(~{x}.eq({y}))"
         return f"masked({x}.{COMPARISONS[kind]}({y}))"
     if kind == "Add":
         return " + ".join(

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvcache.compiler.mojo_backend.bindings import Bindings
 from kvcache.compiler.mojo_backend.graph_ops import graph_op
-from kvcache.compiler.mojo_backend.kernels import summariser
-from kvcache.compiler.mojo_backend.pipeline import Pipeline
 from kvcache.compiler.mojo_backend.scoring import ScorePlan
-from kvcache.compiler.mojo_backend.store_ops import rope_store_op, store_op
+from kvcache.compiler.mojo_backend.store_ops import store_op
+from kvcache.compiler.mojo_backend.summarising import (
+    SummaryBindings,
+    SummaryPlan,
+)
 from kvcache.compiler.program import Program
 from kvcache.flow_ops import Scratch
 from kvcache.summaries import SummaryField
@@ -28,6 +29,7 @@ from std.math import sqrt
 from std.memory import AddressSpace, stack_allocation
 from std.utils.numerics import inf, nan
 
+from kvcache.block_movers import RopeMover, StoreMover
 from kvcache.block_tables import BlockTables
 from kvcache.op_tensors import (
     cache_collection,
@@ -48,23 +50,29 @@ from kvcache.over_blocks import (
 )
 from kvcache.over_blocks_cpu import over_blocks_cpu
 from kvcache.over_blocks_gpu import over_blocks_gpu
+from kvcache.quantized_pages import QuantizedPages
 from kvcache.request_place import Queries, RequestPlace, ScratchTiles
 from kvcache.rope_store import RopeStore
+from kvcache.rope_store_cpu import rope_store_cpu
+from kvcache.rope_store_gpu import rope_store_gpu
+from kvcache.rope_store_quantized import RopeStoreQuantized
+from kvcache.rope_store_quantized_cpu import rope_store_quantized_cpu
+from kvcache.rope_store_quantized_gpu import rope_store_quantized_gpu
 from kvcache.scales import Quantization
 from kvcache.score_cpu import CpuScorer, score_cpu
 from kvcache.score_gpu import GpuScorer, score_gpu
 from kvcache.shared_memory import Shared
+from kvcache.store_blocks_gpu import store_blocks_gpu
+from kvcache.store_cpu import store_cpu
+from kvcache.store_gpu import store_gpu
+from kvcache.store_quantized_cpu import store_quantized_cpu
+from kvcache.store_quantized_gpu import store_quantized_gpu
 from kvcache.summarise_cpu import CpuSummariser, summarise_cpu
 from kvcache.summarise_gpu import (
     BlockSummariser,
     HeldSummariser,
     WideSummariser,
     summarise_gpu,
-)
-from kvcache.summarised_store import (
-    LayerSummaries,
-    rope_store_summarised,
-    store_summarised,
 )
 from kvcache.team import Team
 from kvcache.tile_arithmetic import (
@@ -112,27 +120,22 @@ def flow_text(
         group_size: Query heads that share a key-value head.
         head_dim: Elements per head.
     """
-    maker = Bindings(cache, fields, group_size, head_dim)
-    summarise = summariser(whole(cache), maker, holds_blocks=True)
+    maker = SummaryPlan(
+        SummaryBindings(cache, fields, group_size, head_dim), holds_blocks=True
+    )
+    summarise = maker.kernels()
     plan = ScorePlan(indexer, fields, group_size, head_dim)
-    parts = [HEADER, summarise.text]
+    parts = [HEADER, *(each.text for each in summarise)]
     parts += [each.text for each in plan.kernels if each]
     parts += [
-        graph_op(plan, summarise, is_quantized=is_quantized, is_score=is_score)
+        graph_op(plan, maker, is_quantized=is_quantized, is_score=is_score)
         for is_score in (False, True)
         for is_quantized in (False, True)
     ]
-    parts += [store_op(plan, summarise), rope_store_op(plan, summarise)]
+    parts += [
+        store_op(plan, maker, is_quantized=is_quantized, rotates=rotates)
+        for rotates in (False, True)
+        for is_quantized in (False, True)
+    ]
     scratch = plan.bindings.scratch(plan.scratch)
     return FlowText("\n".join(parts), tuple(scratch.values()))
-
-
-def whole(program: Program) -> Pipeline:
-    """All kernels of a cache side as one: none waits for another tile."""
-    return Pipeline(
-        nodes=tuple(node for k in program.kernels for node in k.nodes),
-        stores=tuple(
-            x for k in program.kernels for x in k.stores if x in program.names
-        ),
-        tensors=program.tensors,
-    )

@@ -22,11 +22,13 @@ class ScorePlan:
         fields: Sequence[SummaryField],
         group_size: int,
         head_dim: int,
+        *,
+        bindings: type[Bindings] = Bindings,
     ) -> None:
         program = _reading_scratch(program)
         self.program = program
         (self.score,) = _choice(program).inputs
-        self.bindings = Bindings(
+        self.bindings = bindings(
             program, fields, group_size, head_dim, self.score
         )
         self.kernels: list[KernelText | None] = []

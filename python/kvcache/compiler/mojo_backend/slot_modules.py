@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from kvcache.compiler.mojo_backend.bindings import Bindings
 from kvcache.compiler.mojo_backend.graph_ops import NAME
-from kvcache.compiler.mojo_backend.kernels import summariser
-from kvcache.compiler.mojo_backend.modules import HEADER, whole
+from kvcache.compiler.mojo_backend.kernels import KernelText
+from kvcache.compiler.mojo_backend.modules import HEADER
+from kvcache.compiler.mojo_backend.summarising import SummaryPlan
 from kvcache.compiler.program import Program
 
 IMPORTS = """from kvcache.slots import SlotRows
@@ -22,13 +23,15 @@ class SlotBindings(Bindings):
 
     def member(self, tensor: int) -> str:
         """Returns the member of the struct that a tensor is in."""
-        return f"field_{self.name(tensor)}"
+        name = self.name(tensor)
+        return f"scratch_{tensor}" if name is None else f"field_{name}"
 
     def member_type(self, tensor: int) -> str:
         """Returns the type of that member: a block a page, of one head."""
         described = self.program.tensors[tensor]
         rows, columns = described.tile
-        return f"FieldPool[DType.{described.dtype}, {rows}, {columns}, 1, 1]"
+        dtype = "float32" if self.name(tensor) is None else described.dtype
+        return f"FieldPool[DType.{dtype}, {rows}, {columns}, 1, 1]"
 
     def tile(self, tensor: int, *, block: str | None) -> str:
         """Returns the expression of a tensor's tile."""
@@ -38,8 +41,11 @@ class SlotBindings(Bindings):
 
 def slot_tensors(program: Program) -> tuple[int, ...]:
     """Returns the caller's tensors that are read or written, ascending."""
-    pipeline = whole(program)
-    return tuple(sorted({*pipeline.leaves, *pipeline.stores}))
+    return _plan(program).named
+
+
+def _plan(program: Program) -> SummaryPlan:
+    return SummaryPlan(SlotBindings(program, (), group_size=1, head_dim=1))
 
 
 def slot_text(program: Program) -> str:
@@ -48,9 +54,8 @@ def slot_text(program: Program) -> str:
     Its operation takes the slots of new tokens, int64, and the tensors of
     `slot_tensors`, which it changes.
     """
-    tensors = slot_tensors(program)
-    bindings = SlotBindings(program, (), group_size=1, head_dim=1)
-    kernel = summariser(whole(program), bindings)
+    plan = _plan(program)
+    tensors, bindings, kernels = plan.named, plan.bindings, plan.kernels()
     block = program.block_size
     lines = [
         f'@extensibility.register("{NAME}.summarise")',
@@ -66,32 +71,55 @@ def slot_text(program: Program) -> str:
         f"{program.tensors[each].dtype}, rank=3, ...],"
         for each in tensors
     ]
-    types = {bindings.member(x): bindings.member_type(x) for x in tensors}
-    arguments = ", ".join(
-        f"{types[member]}(write_pointer({member.removeprefix('field_')}), 1)"
-        for member in kernel.members
-    )
+    rows = f"{bindings.name(tensors[0])}.dim_size(0)"
+    lines += ["        ctx: DeviceContext,", "    ) raises:"]
+    lines += [f"        {each}" for each in plan.memory(rows, "1")]
+    for kernel in kernels:
+        lines += _made(kernel, plan)
     lines += [
-        "        ctx: DeviceContext,",
-        "    ) raises:",
-        "        var flow = Summarise[",
-        "            DType.float32, page_size, num_kv_heads, Quantization()",
-        f"        ]({arguments})",
         f"        var rows = SlotRows[page_size, {block}, num_kv_heads](",
         "            read_pointer(slots),",
         "            num_slots=slots.dim_size(0),",
-        f"            num_rows={bindings.name(tensors[0])}.dim_size(0),",
+        f"            num_rows={rows},",
         "        )",
-        '        comptime if target == "cpu":',
-        "            summarise_slots_cpu(flow, rows)",
-        "        else:",
-        "            summarise_slots_gpu(flow, rows, ctx)",
     ]
+    for kernel in kernels:
+        flow = _variable(kernel)
+        lines += [
+            '        comptime if target == "cpu":',
+            f"            summarise_slots_cpu({flow}, rows)",
+            "        else:",
+            f"            summarise_slots_gpu({flow}, rows, ctx)",
+        ]
+    lines += [f"        {each}" for each in plan.release()]
     return (
         HEADER.rstrip()
         + "\n"
         + IMPORTS
-        + kernel.text
+        + "".join(kernel.text for kernel in kernels)
         + "\n"
         + ("\n".join(lines) + "\n")
     )
+
+
+def _variable(kernel: KernelText) -> str:
+    return kernel.name.lower().replace("summarise", "flow")
+
+
+def _made(kernel: KernelText, plan: SummaryPlan) -> list[str]:
+    """Writes the variable of a kernel."""
+    types = {
+        plan.bindings.member(x): plan.bindings.member_type(x)
+        for x in plan.tensors
+    }
+    arguments = []
+    for member in kernel.members:
+        name = member.removeprefix("field_")
+        made = f"{types[member]}(write_pointer({name}), 1)"
+        is_scratch = member.startswith("scratch_")
+        arguments.append(f"{member}_tiles" if is_scratch else made)
+    return [
+        f"        var {_variable(kernel)} = {kernel.name}[",
+        "            DType.float32, page_size, num_kv_heads, Quantization()",
+        f"        ]({', '.join(arguments)})",
+    ]

@@ -3,113 +3,108 @@
 from kvcache.compiler.mojo_backend.graph_ops import (
     NAME,
     STEP,
+    launch_summaries,
     made,
     pool_arguments,
     pools_and_tables,
 )
-from kvcache.compiler.mojo_backend.kernels import KernelText
 from kvcache.compiler.mojo_backend.scoring import ScorePlan
+from kvcache.compiler.mojo_backend.summarising import SummaryPlan
 
-CACHE = """\
-var cache = cache_collection[page_size, num_kv_heads, head_dim](
-    kv_blocks, cache_lengths, lookup_table, max_lengths
-)
-var summaries = LayerSummaries(
-    {flow},
-    tables,
-    layer=Int(layer),
-    num_layers=num_layers,
-)
-"""
-"""The layer's pages and summaries."""
-
-STORE = """\
-store_summarised[target](
-    read_pointer(keys),
-    read_pointer(values),
-    cache.get_key_cache(Int(layer)),
-    cache.get_value_cache(Int(layer)),
-    summaries,
-    total_tokens=keys.dim_size(0),
-    ctx=ctx,
-)
-"""
-
-ROPE_STORE = """\
+PAGES = """\
 comptime params = KVCacheStaticParams(
     num_heads=num_kv_heads, head_size=head_dim
 )
-var work = RopeStore[
-    dtype, params, page_size, num_q_heads, rope_dim, interleaved
+var batch = ragged_batch(input_row_offsets)
+var cache = cache_collection[
+    page_size, num_kv_heads, head_dim, quantization
+](kv_blocks, cache_lengths, lookup_table, max_lengths{scales})
+var key_cache = cache.get_key_cache(Int(layer))
+var value_cache = cache.get_value_cache(Int(layer))
+"""
+"""The layer's pages."""
+
+QUANTIZED_PAGES = """\
+var pages = QuantizedPages[dtype, params, page_size, quantization](
+    key_cache, value_cache, read_pointer(scales)
+)
+"""
+
+STORE = """\
+var total_tokens = keys.dim_size(0)
+var new_keys = read_pointer(keys)
+var new_values = read_pointer(values)
+"""
+
+WORK = """\
+var total_tokens = qkv.dim_size(0)
+var work = {type}[
+    {parameters}, num_q_heads, rope_dim, interleaved
 ](
     result_pointer(queries),
     read_pointer(qkv),
     read_pointer(freqs),
     freqs.dim_size(0),
-    cache.get_key_cache(Int(layer)),
-    cache.get_value_cache(Int(layer)),
-    ragged_batch(input_row_offsets),
-)
-rope_store_summarised[target](
-    work, summaries, total_tokens=qkv.dim_size(0), ctx=ctx
+    {pages},
+    batch,
 )
 """
+"""The tensors of a rotation."""
+
+BLOCKS = """\
+    if total_tokens > Int(batch.batch_size):
+        return store_blocks_gpu(
+            {mover},
+            {flow},
+            tables,
+            total_tokens=total_tokens,
+            layer=Int(layer),
+            ctx=ctx,
+        )
+"""
+"""A step with prompts, on a GPU: rows and summaries in one launch."""
 
 
-def store_op(plan: ScorePlan, summarise: KernelText) -> str:
-    """Writes the store of keys and values."""
-    rows = [
-        f"        {name}: InputTensor[dtype=dtype, rank=3, ...],"
-        for name in ("keys", "values")
-    ]
-    return _op(plan, summarise, "store", "", [], rows, STORE)
-
-
-def rope_store_op(plan: ScorePlan, summarise: KernelText) -> str:
-    """Writes the rotation fused with the store."""
-    return _op(
-        plan,
-        summarise,
-        "rope_store",
-        ", num_q_heads: Int, rope_dim: Int, interleaved: Bool",
-        ["        queries: OutputTensor[dtype=dtype, rank=3, ...],"],
-        [
-            "        qkv: InputTensor[dtype=dtype, rank=2, ...],",
-            "        freqs: InputTensor[dtype=DType.float32, rank=2, ...],",
-        ],
-        ROPE_STORE,
-    )
-
-
-def _op(  # noqa: PLR0917  (private, and each is of another type)
+def store_op(
     plan: ScorePlan,
-    summarise: KernelText,
-    name: str,
-    parameters: str,
-    results: list[str],
-    rows: list[str],
-    launch: str,
+    summaries: SummaryPlan,
+    *,
+    is_quantized: bool,
+    rotates: bool,
 ) -> str:
-    title = name.title().replace("_", "")
+    """Writes one operation.
+
+    On a GPU a step with prompts makes each layer's summaries with its store.
+    Elsewhere all layers' are made at once, behind the last layer's store: where
+    each sequence has one token, few blocks get complete.
+
+    Args:
+        plan: How blocks are scored.
+        summaries: How their summaries are made.
+        is_quantized: Whether it takes pools of codes, and their scales.
+        rotates: Whether it rotates queries and keys.
+    """
+    name = "rope_store" if rotates else "store"
+    end = "_quantized" if is_quantized else ""
+    title = f"{name}{end}".title().replace("_", "")
     lines = [
-        f'@extensibility.register("{NAME}.{name}")',
+        f'@extensibility.register("{NAME}.{name}{end}")',
         f"struct {title}Op:",
         "    @staticmethod",
         "    def execute[",
-        (
-            "        dtype: DType, //, target: StaticString, page_size: Int, "
-            f"num_kv_heads: Int, head_dim: Int{parameters}"
-        ),
+        f"        {_parameters(is_quantized=is_quantized, rotates=rotates)}",
         "    ](",
-        *results,
-        "        kv_blocks: MutableInputTensor[dtype=dtype, rank=6, ...],",
-        *rows,
+        *_arguments(is_quantized=is_quantized, rotates=rotates),
         *pool_arguments(plan),
     ]
     body = [
-        *pools_and_tables(plan, is_quantized=False),
-        *CACHE.format(flow=made(summarise, is_score=False)).splitlines(),
-        *launch.splitlines(),
+        *pools_and_tables(plan, is_quantized=is_quantized),
+        *_store(summaries, is_quantized=is_quantized, rotates=rotates),
+        "if Int(layer) == num_layers - 1 and total_tokens > 0:",
+        *(
+            f"    {line}"
+            for line in launch_summaries(summaries, follows_store=True)
+        ),
     ]
     return (
         "\n".join(lines)
@@ -117,4 +112,74 @@ def _op(  # noqa: PLR0917  (private, and each is of another type)
         + "    ) raises:\n"
         + "\n".join(f"        {line}" for line in body)
         + "\n\n\n"
+    )
+
+
+def _parameters(*, is_quantized: bool, rotates: bool) -> str:
+    names = ["dtype: DType"]
+    if is_quantized:
+        names.append("row_dtype: DType")
+    names += ["//", "target: StaticString", "page_size: Int"]
+    names += ["num_kv_heads: Int", "head_dim: Int"]
+    if rotates:
+        names += ["num_q_heads: Int", "rope_dim: Int", "interleaved: Bool"]
+    if is_quantized:
+        names += ["granularity: Int", "group_size: Int"]
+    return ", ".join(names)
+
+
+def _arguments(*, is_quantized: bool, rotates: bool) -> list[str]:
+    rows = "row_dtype" if is_quantized else "dtype"
+    types = {"kv_blocks": "MutableInputTensor[dtype=dtype, rank=6, ...]"}
+    if is_quantized:
+        types["kv_scales"] = (
+            "MutableInputTensor[dtype=DType.float32, rank=6, ...]"
+        )
+    if rotates:
+        result = {"queries": f"OutputTensor[dtype={rows}, rank=3, ...]"}
+        types = result | types
+        types["qkv"] = f"InputTensor[dtype={rows}, rank=2, ...]"
+        types["freqs"] = "InputTensor[dtype=DType.float32, rank=2, ...]"
+    else:
+        for name in ("keys", "values"):
+            types[name] = f"InputTensor[dtype={rows}, rank=3, ...]"
+    if is_quantized:
+        types["scales"] = "InputTensor[dtype=DType.float32, rank=2, ...]"
+    return [f"        {name}: {type_}," for name, type_ in types.items()]
+
+
+def _store(
+    summaries: SummaryPlan, *, is_quantized: bool, rotates: bool
+) -> list[str]:
+    """Writes the store of a layer, for each target."""
+    scales = ", write_pointer(kv_scales)" if is_quantized else ""
+    text = PAGES.format(scales=scales)
+    text += QUANTIZED_PAGES if is_quantized else ""
+    text += _work(is_quantized=is_quantized) if rotates else STORE
+    name = "rope_store" if rotates else "store"
+    name += "_quantized" if is_quantized else ""
+    pages = "pages" if is_quantized else "key_cache, value_cache"
+    of_all = "work" if rotates else f"new_keys, new_values, {pages}, batch"
+    rows = "work" if rotates else "new_keys, new_values, key_cache, value_cache"
+    text += f'comptime if target == "cpu":\n    {name}_cpu({of_all})\nelse:\n'
+    kernels = summaries.kernels()
+    if len(kernels) == 1 and not is_quantized:
+        mover = f"{'RopeMover' if rotates else 'StoreMover'}({rows})"
+        flow = made(kernels[0], is_score=False)
+        text += BLOCKS.format(mover=mover, flow=flow)
+    text += f"    {name}_gpu({of_all}, total_tokens, ctx)\n"
+    return text.splitlines()
+
+
+def _work(*, is_quantized: bool) -> str:
+    if is_quantized:
+        return WORK.format(
+            type="RopeStoreQuantized",
+            parameters="row_dtype, dtype, params, page_size, quantization",
+            pages="pages",
+        )
+    return WORK.format(
+        type="RopeStore",
+        parameters="dtype, params, page_size",
+        pages="key_cache,\n    value_cache",
     )

@@ -22,19 +22,18 @@ def struct(
     """Writes a kernel's struct down to its methods.
 
     Args:
-        name: Its name; `Summarise` is a summariser, any other a scorer.
+        name: Its name; it begins with `Summarise` or is a scorer's.
         tensors: What it reads and writes.
         bindings: Where these are.
         kept: The numbers that a team keeps in shared memory.
         lanes: The lanes of a team.
         traits: What it conforms to.
     """
-    is_summariser = name == "Summarise"
+    is_summariser = name.startswith("Summarise")
     q_dtype = "" if is_summariser else "q_dtype: DType, "
     types = {bindings.member(x): bindings.member_type(x) for x in tensors}
     if not is_summariser:
-        block = bindings.program.block_size
-        types = {"tables": f"BlockTables[Self.page_size, {block}]"} | types
+        types = {"tables": bindings.tables} | types
     lines = [
         f"struct {name}[",
         f"    {q_dtype}dtype: DType, page_size: Int, num_kv_heads: Int,",
