@@ -6,7 +6,6 @@ in CI.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from mojo_files import MojoFile, mojo_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU_TESTS = ROOT / "tests" / "gpu"
@@ -41,20 +42,6 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-def mojo_command() -> str | None:
-    """Returns the compiler of this Python's environment, else the PATH's."""
-    beside = Path(sys.executable).parent / "mojo"
-    return str(beside) if beside.exists() else shutil.which("mojo")
-
-
-def mojo_environment() -> dict[str, str]:
-    """Returns what the compiler is to see of this process's environment.
-
-    Not what native code in this process told Python by `setenv`.
-    """
-    return {k: v for k, v in os.environ.items() if k[:6] != "PYTHON"}
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Has MAX compile its extension before several processes want it.
 
@@ -68,38 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if not list(Path(folder, "_kv_cache_ops", "__mojocache__").glob("*.so")):
         command = [sys.executable, "-c", "import max._kv_cache_ops"]
         subprocess.run(command, env=mojo_environment(), check=False)
-
-
-class MojoFile(pytest.File):
-    """A Mojo file whose `main` runs a `TestSuite`."""
-
-    def collect(self) -> Iterator[pytest.Item]:
-        """Yields the file as one item."""
-        yield MojoItem.from_parent(self, name=self.path.stem)
-
-
-class MojoItem(pytest.Item):
-    """One run of a Mojo test file, with asserts on and warnings as errors."""
-
-    def runtest(self) -> None:
-        """Fails with what the compiler or the suite printed."""
-        mojo = mojo_command()
-        if mojo is None:
-            pytest.fail("wanted the mojo compiler, found none", pytrace=False)
-        options = ["--Werror", "-D", "ASSERT=all", "-I", str(ROOT / "mojo")]
-        run = subprocess.run(
-            [mojo, "run", *options, str(self.path)],
-            env=mojo_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode != 0:
-            pytest.fail(run.stdout + run.stderr, pytrace=False)
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        """Returns what the report's heading says."""
-        return self.path, None, f"mojo: {self.name}"
 
 
 def pytest_collect_file(

@@ -24,9 +24,9 @@ _USES_SMALL_MODEL = re.compile(r"\bsmall_(?:sparse_)?served\b")
 
 
 class GroupScheduling(LoadScopeScheduling):
-    """One process for a file, and one for all files on the kernels' graphs.
+    """One process for a file, or for all files that share what is compiled.
 
-    Those are compiled once in each process that wants them.
+    Such are the kernels' graphs, the small model's, and Mojo's test files.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -40,6 +40,8 @@ def group_of(path: str) -> str:
     Args:
         path: A test file, from the project's root.
     """
+    if path.endswith(".mojo"):
+        return "mojo"
     if path.startswith("tests/graphs/"):
         text = (ROOT / path).read_text("utf-8")
         if _USES_KERNELS.search(text) and not _MAKES_KERNELS.search(text):
