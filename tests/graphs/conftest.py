@@ -4,18 +4,19 @@ import pytest
 from max.driver import CPU
 
 from kernels.configuration import COVERING
+from kernels.host_graphs import kernels_on_host
 from kernels.latent_configuration import LATENTS, QUANTIZED_LATENTS
 from kernels.latents import LatentKernels
-from kernels.models import CompiledKernels, Kernels, kernels_on
+from kernels.models import CompiledKernels, Kernels
 from kernels.quantized import QuantizedKernels
-from kernels.quantized_configuration import COMPILED, QUANTIZED
+from kernels.quantized_configuration import QUANTIZED
 from kernels.sparse import SparseKernels, sparse_kernels_on
 from kernels.sparse_configuration import CASES, CHOOSES_MANY
 
 
 @pytest.fixture(scope="session")
 def compiled_kernels() -> CompiledKernels:
-    return kernels_on(CPU(), COMPILED)
+    return kernels_on_host()
 
 
 @pytest.fixture(scope="session", params=COVERING, ids=str)
