@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,9 +19,25 @@ _USES_KERNELS = re.compile(r"\b(?:\w+_)?kernels: \w*Kernels\b")
 _MAKES_KERNELS = re.compile(r"^def (?:\w+_)?kernels\(", re.MULTILINE)
 """A fixture of the file's own."""
 
-
 _USES_SMALL_MODEL = re.compile(r"\bsmall_(?:sparse_)?served\b")
 """What serves the small model, compiled once a process for all."""
+
+
+LONGEST = (
+    "tests/graphs/test_smollm2.py",
+    "kernels",
+    "small model",
+    "tests/peers/test_max_graphs.py",
+    "tests/graphs/test_compiler_mojo.py",
+    "tests/python/test_wheel.py",
+    "tests/graphs/test_attention_max.py",
+    "tests/python/test_collection.py",
+    "tests/graphs/test_compiler_mojo_classes.py",
+    "tests/python/test_summaries_machine.py",
+    "tests/python/test_manager_quantized.py",
+)
+"""What takes half a minute or more, in the order in which it starts: what is
+short comes last, so that no process ends long before the others."""
 
 
 class GroupScheduling(LoadScopeScheduling):
@@ -31,6 +48,13 @@ class GroupScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid.partition("::")[0])
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """Gives a process the longest of what is left."""
+        for group in reversed(LONGEST):
+            if group in self.workqueue:
+                self.workqueue.move_to_end(group, last=False)
+        super()._assign_work_unit(node)
 
 
 @cache
