@@ -103,17 +103,23 @@ def max_attention_module(
     return module
 
 
-def sparse_module(cases: Iterable[SparseCase], device: DeviceRef) -> Module:
+def sparse_module(
+    cases: Iterable[SparseCase],
+    device: DeviceRef,
+    *,
+    module: Module | None = None,
+) -> Module:
     """Builds the choice of blocks, and the attention to them, of each case.
 
     Args:
         cases: What to build for.
         device: Where the graphs run.
+        module: Gets the graphs; a new one if None.
 
     Returns:
         The module.
     """
-    module = Module()
+    module = module or Module()
     for case in cases:
         configuration = case.configuration
         cache = cache_types(configuration, device)
