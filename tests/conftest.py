@@ -80,19 +80,19 @@ def pytest_ignore_collect(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what a folder or a fixture says about a test.
 
-    With `KVCACHE_BRIEF` a state machine runs a quarter of its examples: CI runs
-    all of them on one Python only.
+    With `KVCACHE_BRIEF` a test of Hypothesis runs a quarter of its examples: CI
+    runs all of them on one Python only.
 
     Raises:
         pytest.UsageError: If a test outside `tests/gpu` is marked `gpu`; the
             GPU machine would never see it.
     """
     if os.environ.get("KVCACHE_BRIEF"):
-        for machine in {item.cls for item in items if is_machine(item)}:
-            whole = machine.settings
-            machine.settings = settings(
-                whole, max_examples=max(1, whole.max_examples // 4)
-            )
+        for owner, name in {owner_of_settings(item) for item in items}:
+            whole = getattr(owner, name, None)
+            if isinstance(whole, settings):
+                few = max(1, whole.max_examples // 4)
+                setattr(owner, name, settings(whole, max_examples=few))
     for item in items:
         if item.path.is_relative_to(GPU_TESTS):
             item.add_marker(pytest.mark.gpu)
@@ -105,10 +105,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.shared_data)
 
 
-def is_machine(item: pytest.Item) -> bool:
-    """Whether an item is a state machine of Hypothesis."""
-    found = getattr(getattr(item, "cls", None), "settings", None)
-    return isinstance(found, settings)
+def owner_of_settings(item: pytest.Item) -> tuple[object, str]:
+    """Returns where a state machine or a `@given` test has its settings."""
+    machine = getattr(item, "cls", None)
+    if isinstance(getattr(machine, "settings", None), settings):
+        return machine, "settings"
+    function = getattr(item, "function", None)
+    return function, "_hypothesis_internal_use_settings"
 
 
 @pytest.hookimpl(optionalhook=True)
