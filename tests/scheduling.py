@@ -16,9 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 _USES_KERNELS = re.compile(r"\b(?:\w+_)?kernels: \w*Kernels\b")
 """A parameter that is one of the fixtures over the compiled kernels."""
 
-_MAKES_KERNELS = re.compile(r"^def (?:\w+_)?kernels\(", re.MULTILINE)
-"""A fixture of the file's own."""
-
 _USES_SMALL_MODEL = re.compile(r"\bsmall_(?:sparse_)?served\b")
 """What serves the small model, compiled once a process for all."""
 
@@ -28,9 +25,7 @@ LONGEST = (
     "kernels",
     "small model",
     "tests/peers/test_max_graphs.py",
-    "tests/graphs/test_compiler_mojo.py",
     "tests/python/test_wheel.py",
-    "tests/graphs/test_attention_max.py",
     "tests/python/test_collection.py",
     "tests/graphs/test_compiler_mojo_classes.py",
     "tests/python/test_summaries_machine.py",
@@ -68,7 +63,7 @@ def group_of(path: str) -> str:
         return "mojo"
     if path.startswith("tests/graphs/"):
         text = (ROOT / path).read_text("utf-8")
-        if _USES_KERNELS.search(text) and not _MAKES_KERNELS.search(text):
+        if _USES_KERNELS.search(text):
             return "kernels"
         if _USES_SMALL_MODEL.search(text):
             return "small model"

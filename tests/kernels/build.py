@@ -79,18 +79,22 @@ def module_of(
 
 
 def max_attention_module(
-    configurations: Iterable[Configuration], device: DeviceRef
+    configurations: Iterable[Configuration],
+    device: DeviceRef,
+    *,
+    module: Module | None = None,
 ) -> Module:
     """Builds the graph of MAX's attention for each configuration.
 
     Args:
         configurations: What to build for.
         device: Where the graphs run.
+        module: Gets the graphs; a new one if None.
 
     Returns:
         The module; its graphs are named as those of our attention.
     """
-    module = Module()
+    module = module or Module()
     for configuration in configurations:
         attention_max_graph(
             cache_types(configuration, device),

@@ -1,7 +1,8 @@
-"""The kernels on the CPU, and beside them what tests of managers run.
+"""All that tests of the kernels run on the CPU, in two modules.
 
-Those graphs are small: in a module of their own, each takes longer to compile
-than ten of them do here.
+A module costs seconds before the compiler looks at a graph. So what tests of
+managers run is beside the kernels, and sparse attention, flows and MAX's
+attention are in one.
 """
 
 from pathlib import Path
@@ -19,7 +20,9 @@ from kvcache.graphs.store import store_graph
 from kvcache.summaries import Summaries, SummaryField
 from managers import make, make_replicas
 
-from .build import module_of
+from . import flows, max_attention, sparse_configuration
+from .build import max_attention_module, module_of, sparse_module
+from .flow_configuration import FLOWS
 from .models import MEF_NAME, CompiledKernels, loaded
 from .quantized_configuration import COMPILED
 
@@ -47,6 +50,23 @@ REPLICAS = (3, 2)
 def kernels_on_host() -> CompiledKernels:
     """Compiles all of it, asserts on."""
     return loaded(CPU(), MEF_NAME, host_module)
+
+
+def sparse_kernels_on_host() -> CompiledKernels:
+    """Compiles sparse attention, flows and MAX's attention, asserts on."""
+    return loaded(
+        CPU(),
+        sparse_configuration.MEF_NAME,
+        _sparse_module,
+        extensions=lambda: flows.extensions_of(FLOWS),
+    )
+
+
+def _sparse_module() -> Module:
+    device = DeviceRef.CPU()
+    module = sparse_module(sparse_configuration.CASES, device)
+    flows.flow_module(FLOWS, device, module)
+    return max_attention_module(max_attention.ON_CPU, device, module=module)
 
 
 def write_kernels(folder: Path) -> None:
