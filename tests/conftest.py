@@ -6,7 +6,6 @@ in CI.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from mojo_files import MojoFile, mojo_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU_TESTS = ROOT / "tests" / "gpu"
@@ -41,20 +42,6 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-def mojo_command() -> str | None:
-    """Returns the compiler of this Python's environment, else the PATH's."""
-    beside = Path(sys.executable).parent / "mojo"
-    return str(beside) if beside.exists() else shutil.which("mojo")
-
-
-def mojo_environment() -> dict[str, str]:
-    """Returns what the compiler is to see of this process's environment.
-
-    Not what native code in this process told Python by `setenv`.
-    """
-    return {k: v for k, v in os.environ.items() if k[:6] != "PYTHON"}
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Has MAX compile its extension before several processes want it.
 
@@ -68,38 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if not list(Path(folder, "_kv_cache_ops", "__mojocache__").glob("*.so")):
         command = [sys.executable, "-c", "import max._kv_cache_ops"]
         subprocess.run(command, env=mojo_environment(), check=False)
-
-
-class MojoFile(pytest.File):
-    """A Mojo file whose `main` runs a `TestSuite`."""
-
-    def collect(self) -> Iterator[pytest.Item]:
-        """Yields the file as one item."""
-        yield MojoItem.from_parent(self, name=self.path.stem)
-
-
-class MojoItem(pytest.Item):
-    """One run of a Mojo test file, with asserts on and warnings as errors."""
-
-    def runtest(self) -> None:
-        """Fails with what the compiler or the suite printed."""
-        mojo = mojo_command()
-        if mojo is None:
-            pytest.fail("wanted the mojo compiler, found none", pytrace=False)
-        options = ["--Werror", "-D", "ASSERT=all", "-I", str(ROOT / "mojo")]
-        run = subprocess.run(
-            [mojo, "run", *options, str(self.path)],
-            env=mojo_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode != 0:
-            pytest.fail(run.stdout + run.stderr, pytrace=False)
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        """Returns what the report's heading says."""
-        return self.path, None, f"mojo: {self.name}"
 
 
 def pytest_collect_file(
@@ -125,19 +80,19 @@ def pytest_ignore_collect(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what a folder or a fixture says about a test.
 
-    With `KVCACHE_BRIEF` a state machine runs a quarter of its examples: CI runs
-    all of them on one Python only.
+    With `KVCACHE_BRIEF` a test of Hypothesis runs a quarter of its examples: CI
+    runs all of them on one Python only.
 
     Raises:
         pytest.UsageError: If a test outside `tests/gpu` is marked `gpu`; the
             GPU machine would never see it.
     """
     if os.environ.get("KVCACHE_BRIEF"):
-        for machine in {item.cls for item in items if is_machine(item)}:
-            whole = machine.settings
-            machine.settings = settings(
-                whole, max_examples=max(1, whole.max_examples // 4)
-            )
+        for owner, name in {owner_of_settings(item) for item in items}:
+            whole = getattr(owner, name, None)
+            if isinstance(whole, settings):
+                few = max(1, whole.max_examples // 4)
+                setattr(owner, name, settings(whole, max_examples=few))
     for item in items:
         if item.path.is_relative_to(GPU_TESTS):
             item.add_marker(pytest.mark.gpu)
@@ -150,10 +105,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.shared_data)
 
 
-def is_machine(item: pytest.Item) -> bool:
-    """Whether an item is a state machine of Hypothesis."""
-    found = getattr(getattr(item, "cls", None), "settings", None)
-    return isinstance(found, settings)
+def owner_of_settings(item: pytest.Item) -> tuple[object, str]:
+    """Returns where a state machine or a `@given` test has its settings."""
+    machine = getattr(item, "cls", None)
+    if isinstance(getattr(machine, "settings", None), settings):
+        return machine, "settings"
+    function = getattr(item, "function", None)
+    return function, "_hypothesis_internal_use_settings"
 
 
 @pytest.hookimpl(optionalhook=True)

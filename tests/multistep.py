@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from max.driver import Buffer, Device, DeviceEvent
 from max.dtype import DType
-from max.engine import InferenceSession
+from max.engine import InferenceSession, Model
 from max.graph import DeviceRef
 
 from kvcache.graphs import store_graph
@@ -17,7 +17,8 @@ from managers import HOST, claimed, make
 STEPS = 16
 PAGE_SIZE = 16
 PROMPTS = (17, 3, 31)
-ROW = (2, 8)
+ROW = (3, 8)
+NUM_LAYERS, LAYER = 3, 1
 
 
 def buffer(array: Any) -> Buffer:
@@ -51,11 +52,25 @@ def forbid(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
     monkeypatch.setattr(type(device), "synchronize", refuse)
 
 
-def check_sixteen_steps(device: Device, patch: pytest.MonkeyPatch) -> None:
-    """Runs the steps while every way between host and device is barred."""
+def check_sixteen_steps(
+    device: Device, patch: pytest.MonkeyPatch, store: Model | None = None
+) -> None:
+    """Runs the steps while every way between host and device is barred.
+
+    Args:
+        device: Where they run.
+        patch: Bars.
+        store: Stores rows of `ROW` in float32; compiled if None.
+    """
     session = InferenceSession(devices=[device])
-    manager = make(30, PAGE_SIZE, session=session, devices=[device])
-    store = store_on(session, device)
+    manager = make(
+        30,
+        PAGE_SIZE,
+        session=session,
+        devices=[device],
+        kind={"n_kv_heads": ROW[0]},
+    )
+    store = store or store_on(session, device)
     requests = [
         claimed(manager, range(1000 * i, 1000 * i + length))
         for i, length in enumerate(PROMPTS)
@@ -93,7 +108,7 @@ def check_sixteen_steps(device: Device, patch: pytest.MonkeyPatch) -> None:
     pool = inputs.blocks.to(HOST).to_numpy()
     for sequence, request in enumerate(requests):
         pages = manager.get_req_blocks(request.request_id)
-        kept = pool[pages, 0, 1, :, 0, 0].reshape(-1)
+        kept = pool[pages, 0, LAYER, :, 0, 0].reshape(-1)
         prompt = [100.0 * sequence + i for i in range(PROMPTS[sequence])]
         steps = [1000.0 * i + 100.0 * sequence for i in range(1, STEPS)]
         wanted = np.array(prompt + steps, np.float32)
@@ -110,13 +125,13 @@ def occupy(device: Device) -> list[Buffer]:
     return large
 
 
-def store_on(session: InferenceSession, device: Device) -> Any:
+def store_on(session: InferenceSession, device: Device) -> Model:
     types = CacheInputTypes(
         dtype=DType.float32,
-        num_layers=3,
+        num_layers=NUM_LAYERS,
         page_size=PAGE_SIZE,
         num_kv_heads=ROW[0],
         head_dim=ROW[1],
         device=DeviceRef.from_device(device),
     )
-    return session.load(store_graph(types, layer=1))
+    return session.load(store_graph(types, layer=LAYER))

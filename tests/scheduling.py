@@ -9,28 +9,47 @@ from functools import cache
 from pathlib import Path
 
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parent.parent
 
 _USES_KERNELS = re.compile(r"\b(?:\w+_)?kernels: \w*Kernels\b")
 """A parameter that is one of the fixtures over the compiled kernels."""
 
-_MAKES_KERNELS = re.compile(r"^def (?:\w+_)?kernels\(", re.MULTILINE)
-"""A fixture of the file's own."""
-
-
 _USES_SMALL_MODEL = re.compile(r"\bsmall_(?:sparse_)?served\b")
 """What serves the small model, compiled once a process for all."""
 
 
-class GroupScheduling(LoadScopeScheduling):
-    """One process for a file, and one for all files on the kernels' graphs.
+LONGEST = (
+    "tests/graphs/test_smollm2.py",
+    "kernels",
+    "small model",
+    "tests/peers/test_max_graphs.py",
+    "tests/python/test_wheel.py",
+    "tests/python/test_collection.py",
+    "tests/graphs/test_compiler_mojo_classes.py",
+    "tests/python/test_summaries_machine.py",
+    "tests/python/test_manager_quantized.py",
+)
+"""What takes half a minute or more, in the order in which it starts: what is
+short comes last, so that no process ends long before the others."""
 
-    Those are compiled once in each process that wants them.
+
+class GroupScheduling(LoadScopeScheduling):
+    """One process for a file, or for all files that share what is compiled.
+
+    Such are the kernels' graphs, the small model's, and Mojo's test files.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid.partition("::")[0])
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """Gives a process the longest of what is left."""
+        for group in reversed(LONGEST):
+            if group in self.workqueue:
+                self.workqueue.move_to_end(group, last=False)
+        super()._assign_work_unit(node)
 
 
 @cache
@@ -40,9 +59,11 @@ def group_of(path: str) -> str:
     Args:
         path: A test file, from the project's root.
     """
+    if path.endswith(".mojo"):
+        return "mojo"
     if path.startswith("tests/graphs/"):
         text = (ROOT / path).read_text("utf-8")
-        if _USES_KERNELS.search(text) and not _MAKES_KERNELS.search(text):
+        if _USES_KERNELS.search(text):
             return "kernels"
         if _USES_SMALL_MODEL.search(text):
             return "small model"

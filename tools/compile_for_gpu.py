@@ -58,6 +58,9 @@ FEW_SPARSE = (
 )
 """Attention to chosen blocks by each kernel, plain and over codes."""
 
+FEW_FLOWS = SHIPPED[:1]
+"""Code that a flow is compiled to, both sides."""
+
 HOPPER = "sm_90a"
 """The architecture that all is compiled for."""
 
@@ -110,36 +113,52 @@ def compile_module(
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
+def compile_few(session: InferenceSession, device: DeviceRef) -> None:
+    """Compiles a few configurations of each kernel, in one module."""
+    module = module_of(FEW, device)
+    sparse_module(FEW_SPARSE, device, module=module)
+    flows.flow_module(FEW_FLOWS, device, module)
+    compile_module(session, module, None, flows.extensions_of(FEW_FLOWS))
+
+
+def write_all(
+    session: InferenceSession, device: DeviceRef, folder: Path
+) -> None:
+    """Writes what `tests/gpu` loads to a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    modules = {
+        MEF_NAME: module_of(ON_GPU, device),
+        sparse_configuration.MEF_NAME: sparse_module(
+            sparse_configuration.ON_GPU, device
+        ),
+        max_attention.MEF_NAME: max_attention_module(
+            max_attention.ON_GPU, device
+        ),
+    }
+    for name, module in modules.items():
+        compile_module(session, module, folder / name)
+    compile_module(
+        session,
+        flows.flow_module(FLOWS, device),
+        folder / flows.MEF_NAME,
+        flows.extensions_of(FLOWS),
+    )
+
+
 def main() -> None:
     """Compiles, and writes where a folder is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path)
     folder: Path | None = parser.parse_args().folder
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-    ours = ON_GPU if folder else FEW
     device = DeviceRef.GPU()
     session = InferenceSession(devices=[virtual_hopper()])
     session.set_mojo_assert_level(AssertLevel.ALL)
-    sparse = sparse_configuration.ON_GPU if folder else FEW_SPARSE
-    modules = {
-        MEF_NAME: module_of(ours, device),
-        sparse_configuration.MEF_NAME: sparse_module(sparse, device),
-    }
     if folder:
-        theirs = max_attention_module(max_attention.ON_GPU, device)
-        modules[max_attention.MEF_NAME] = theirs
-    for name, module in modules.items():
-        compile_module(session, module, folder / name if folder else None)
-    compiled = FLOWS if folder else SHIPPED[:1]
-    compile_module(
-        session,
-        flows.flow_module(compiled, device),
-        folder / flows.MEF_NAME if folder else None,
-        flows.extensions_of(compiled),
-    )
+        write_all(session, device, folder)
+    else:
+        compile_few(session, device)
     # MAX 26.7 aborts now and then where a session lives until Python's end.
-    del session, modules
+    del session
     gc.collect()
     with tempfile.TemporaryDirectory() as temporary:
         for program in programs.PROGRAMS:

@@ -1,21 +1,24 @@
 """The kernels on the CPU, compiled once for all tests of the session."""
 
 import pytest
-from max.driver import CPU
 
 from kernels.configuration import COVERING
+from kernels.flow_configuration import FLOWS
+from kernels.flows import FlowKernels
+from kernels.host_graphs import kernels_on_host, sparse_kernels_on_host
 from kernels.latent_configuration import LATENTS, QUANTIZED_LATENTS
 from kernels.latents import LatentKernels
-from kernels.models import CompiledKernels, Kernels, kernels_on
+from kernels.max_attention import ON_CPU
+from kernels.models import CompiledKernels, Kernels
 from kernels.quantized import QuantizedKernels
-from kernels.quantized_configuration import COMPILED, QUANTIZED
-from kernels.sparse import SparseKernels, sparse_kernels_on
+from kernels.quantized_configuration import QUANTIZED
+from kernels.sparse import SparseKernels
 from kernels.sparse_configuration import CASES, CHOOSES_MANY
 
 
 @pytest.fixture(scope="session")
 def compiled_kernels() -> CompiledKernels:
-    return kernels_on(CPU(), COMPILED)
+    return kernels_on_host()
 
 
 @pytest.fixture(scope="session", params=COVERING, ids=str)
@@ -48,7 +51,7 @@ def quantized_latent_kernels(
 
 @pytest.fixture(scope="session")
 def compiled_sparse_kernels() -> CompiledKernels:
-    return sparse_kernels_on(CPU(), CASES)
+    return sparse_kernels_on_host()
 
 
 @pytest.fixture(scope="session", params=CASES, ids=str)
@@ -64,3 +67,17 @@ def many_kernels(compiled_sparse_kernels: CompiledKernels) -> SparseKernels:
     return SparseKernels(
         CHOOSES_MANY, compiled_sparse_kernels.of(CHOOSES_MANY.configuration)
     )
+
+
+@pytest.fixture(scope="session", params=FLOWS, ids=str)
+def flow_kernels(
+    compiled_sparse_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> FlowKernels:
+    return FlowKernels(request.param, compiled_sparse_kernels)
+
+
+@pytest.fixture(scope="session", params=ON_CPU, ids=str)
+def max_kernels(
+    compiled_sparse_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> Kernels:
+    return compiled_sparse_kernels.of(request.param)

@@ -3,46 +3,32 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from max.driver import CPU
 from max.dtype import DType
 from max.graph import DeviceRef
 
 from kernels.batch import REGIMES, batches, regimes
 from kernels.checks import check_attention
-from kernels.max_attention import ON_CPU, max_attention_on
-from kernels.models import CompiledKernels, Kernels
+from kernels.models import Kernels
 from kernels.rules import CAUSAL
 from kvcache.graphs import attention_max_graph
 from kvcache.ops import CacheInputTypes
 
 
-@pytest.fixture(scope="module")
-def compiled() -> CompiledKernels:
-    return max_attention_on(CPU(), ON_CPU)
-
-
-@pytest.fixture(scope="module", params=ON_CPU, ids=str)
-def kernels(
-    compiled: CompiledKernels, request: pytest.FixtureRequest
-) -> Kernels:
-    return compiled.of(request.param)
-
-
 @pytest.mark.parametrize("regime", REGIMES)
 def test_attention_equals_reference_at_the_edges(
-    kernels: Kernels, regime: str
+    max_kernels: Kernels, regime: str
 ) -> None:
-    batch = regimes(kernels.configuration.page_size)[regime]
-    check_attention(kernels, batch, CAUSAL)
+    batch = regimes(max_kernels.configuration.page_size)[regime]
+    check_attention(max_kernels, batch, CAUSAL)
 
 
 @given(st.data())
 @settings(max_examples=30)
 def test_attention_equals_reference(
-    kernels: Kernels, data: st.DataObject
+    max_kernels: Kernels, data: st.DataObject
 ) -> None:
-    batch = data.draw(batches(kernels.configuration, longest_new=40))
-    check_attention(kernels, batch, CAUSAL)
+    batch = data.draw(batches(max_kernels.configuration, longest_new=40))
+    check_attention(max_kernels, batch, CAUSAL)
 
 
 @pytest.mark.parametrize(

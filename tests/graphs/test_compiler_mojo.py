@@ -3,25 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from max.driver import CPU
 
 from kernels.batch import REGIMES, batches, regimes
 from kernels.flow_checks import check_scores, check_summaries
-from kernels.flow_configuration import FLOWS
-from kernels.flows import FlowKernels, flow_kernels_on
-from kernels.models import CompiledKernels
-
-
-@pytest.fixture(scope="module")
-def compiled_flows() -> CompiledKernels:
-    return flow_kernels_on(CPU(), FLOWS)
-
-
-@pytest.fixture(scope="module", params=FLOWS, ids=str)
-def flow_kernels(
-    compiled_flows: CompiledKernels, request: pytest.FixtureRequest
-) -> FlowKernels:
-    return FlowKernels(request.param, compiled_flows)
+from kernels.flows import FlowKernels
 
 
 @pytest.mark.parametrize("regime", REGIMES)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from max.driver import Buffer
 from max.engine import InferenceSession
-from max.graph import DeviceRef, Graph
 
+from kernels.models import CompiledKernels
 from kvcache import PagedKVCacheManager
 from kvcache.errors import RequestStateError
 from managers import HOST, claimed, make
@@ -69,17 +69,10 @@ def test_a_manager_without_a_session_makes_one() -> None:
 
 
 def test_a_graph_of_the_symbols_takes_the_inputs(
-    session: InferenceSession,
+    compiled_kernels: CompiledKernels,
 ) -> None:
-    manager = make(session=session)
-    (symbols,) = manager.input_symbols()
-    with Graph("all_four", input_types=list(symbols)) as graph:
-        blocks, lengths, table, max_lengths = graph.inputs
-        null_page = blocks.buffer[...][-1, 0, 0, 0, 0, 0]
-        longest = max_lengths.tensor.to(DeviceRef.CPU())[0, 1]
-        graph.output(lengths.tensor, table.tensor, longest, null_page)
-    model = session.load(graph)
-    (inputs,) = fetched(manager, 3)
+    model = compiled_kernels.models["inputs_of_one"]
+    (inputs,) = fetched(make(), 3)
     lengths, table, longest, null_page = model.execute(*inputs)
     assert lengths.to_numpy().tolist() == [0, 0]
     np.testing.assert_array_equal(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from max.driver import Buffer
 from max.engine import InferenceSession
-from max.graph import Graph
 
+from kernels.host_graphs import REPLICAS
+from kernels.models import CompiledKernels
 from kvcache import PagedKVCacheManager, Request
 from kvcache.errors import RequestStateError
 from managers import HOST, claimed, make_replicas
@@ -23,7 +24,7 @@ def session() -> InferenceSession:
 @pytest.fixture(scope="module")
 def manager(session: InferenceSession) -> PagedKVCacheManager:
     """Three replicas of two shards; its increment graph is compiled once."""
-    return make_replicas(3, 2, num_pages=20, session=session)
+    return make_replicas(*REPLICAS, num_pages=20, session=session)
 
 
 @pytest.fixture
@@ -100,15 +101,9 @@ def test_rows_that_are_split_otherwise_are_refused(
 def test_a_graph_of_all_symbols_takes_all_inputs(
     manager: PagedKVCacheManager,
     batch: list[Request],
-    session: InferenceSession,
+    compiled_kernels: CompiledKernels,
 ) -> None:
-    symbols = manager.input_symbols()
-    types = [symbol for each in symbols for symbol in each]
-    with Graph("every_device", input_types=types) as graph:
-        graph.output(
-            *(value.tensor for i, value in enumerate(graph.inputs) if i % 4)
-        )
-    model = session.load(graph)
+    model = compiled_kernels.models["inputs_of_all"]
     fetched = manager.fetch(batch)
     outputs = model.execute(*(buffer for each in fetched for buffer in each))
     wanted = [buffer for each in fetched for buffer in each[1:]]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from max.driver import Buffer
 from max.dtype import DType
-from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module
 
+from kernels.host_graphs import SUMMARISED
+from kernels.models import CompiledKernels
 from kvcache import ops, reference
 from kvcache.graphs.attention import attention_graph
 from kvcache.graphs.gather import gather_graph
@@ -16,26 +17,11 @@ from kvcache.graphs.rope_store import rope_store_graph
 from kvcache.graphs.store import store_graph
 from kvcache.manager import RaggedKVCacheInputs
 from kvcache.quantization import Granularity, Quantization
-from kvcache.summaries import Summaries, SummaryField
-from managers import HOST, claimed, make
+from kvcache.summaries import Summaries
+from managers import claimed, make
 
 CPU = DeviceRef.CPU()
-SUMMARIES = Summaries(
-    16,
-    (
-        SummaryField("centroid", 1, 8, "float32"),
-        SummaryField("envelope", 2, 8, "float16"),
-    ),
-)
-SIZES: dict[str, Any] = {
-    "dtype": DType.float32,
-    "num_layers": 3,
-    "page_size": 32,
-    "num_kv_heads": 2,
-    "head_dim": 8,
-    "device": CPU,
-    "summaries": SUMMARIES,
-}
+SUMMARIES: Summaries = SUMMARISED["summaries"]
 INT8 = {
     "dtype": DType.int8,
     "quantization": Quantization(),
@@ -46,7 +32,7 @@ KINDS = pytest.mark.parametrize("kind", [{}, INT8, HEAD])
 
 
 def types(**changes: Any) -> ops.CacheInputTypes:
-    return ops.CacheInputTypes(**{**SIZES, **changes})
+    return ops.CacheInputTypes(**{**SUMMARISED, **changes})
 
 
 @KINDS
@@ -152,18 +138,11 @@ def test_every_operation_takes_such_a_cache(kind: dict[str, Any]) -> None:
     gather_graph(cache, module=module)
 
 
-@pytest.fixture(scope="module")
-def models() -> Any:
-    module, cache = Module(), types()
-    store_graph(cache, layer=1, module=module)
-    attention_graph(cache, num_q_heads=4, scale=0.3, layer=1, module=module)
-    return InferenceSession(devices=[HOST]).load_all(
-        module, custom_extensions=[ops.precompiled_package()]
-    )
-
-
-def test_kernels_leave_summaries_alone(models: Any) -> None:
+def test_kernels_leave_summaries_alone(
+    compiled_kernels: CompiledKernels,
+) -> None:
     """Two steps of two requests, with NaN in the place of all summaries."""
+    models = compiled_kernels.models
     manager = make(page_size=32, kind={"summaries": SUMMARIES})
     rng = np.random.default_rng(3)
     batch = [claimed(manager, 40), claimed(manager, range(100, 103))]
@@ -175,12 +154,14 @@ def test_kernels_leave_summaries_alone(models: Any) -> None:
         keys, values = rng.normal(size=(2, ends[-1], 2, 8)).astype(np.float32)
         queries = rng.normal(size=(ends[-1], 4, 8)).astype(np.float32)
         before = inputs.blocks.to_numpy().copy()
-        models["store"].execute(*inputs, *buffers(keys, values, ends))
+        models["summarised_store"].execute(
+            *inputs, *buffers(keys, values, ends)
+        )
         tables = tables_of(inputs)
         reference.store(before, keys, values, ends, *tables, layer=1)
         np.testing.assert_array_equal(inputs.blocks.to_numpy(), before)
 
-        (output,) = models["attention"].execute(
+        (output,) = models["summarised_attention"].execute(
             *inputs, *buffers(queries, ends)
         )
         wanted = reference.attention(

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-from max.driver import CPU, Buffer
+from max.driver import Buffer
 
 from .batch import NO_PAGE, Batch, Indices, Pages
 from .configuration import ONNX_FLOAT32
-from .models import Kernels, kernels_on
-from .quantized_configuration import COMPILED
+from .host_graphs import kernels_on_host
+from .models import Kernels
 
 PAGE_SIZE = ONNX_FLOAT32.page_size
 NUM_PAGES = 2
@@ -109,4 +109,4 @@ MESSAGES: dict[str, tuple[str, Callable[[Kernels], None]]] = {
 
 if __name__ == "__main__":
     _, act = MESSAGES[sys.argv[1]]
-    act(kernels_on(CPU(), COMPILED).of(ONNX_FLOAT32))
+    act(kernels_on_host().of(ONNX_FLOAT32))

@@ -79,18 +79,22 @@ def module_of(
 
 
 def max_attention_module(
-    configurations: Iterable[Configuration], device: DeviceRef
+    configurations: Iterable[Configuration],
+    device: DeviceRef,
+    *,
+    module: Module | None = None,
 ) -> Module:
     """Builds the graph of MAX's attention for each configuration.
 
     Args:
         configurations: What to build for.
         device: Where the graphs run.
+        module: Gets the graphs; a new one if None.
 
     Returns:
         The module; its graphs are named as those of our attention.
     """
-    module = Module()
+    module = module or Module()
     for configuration in configurations:
         attention_max_graph(
             cache_types(configuration, device),
@@ -103,17 +107,23 @@ def max_attention_module(
     return module
 
 
-def sparse_module(cases: Iterable[SparseCase], device: DeviceRef) -> Module:
+def sparse_module(
+    cases: Iterable[SparseCase],
+    device: DeviceRef,
+    *,
+    module: Module | None = None,
+) -> Module:
     """Builds the choice of blocks, and the attention to them, of each case.
 
     Args:
         cases: What to build for.
         device: Where the graphs run.
+        module: Gets the graphs; a new one if None.
 
     Returns:
         The module.
     """
-    module = Module()
+    module = module or Module()
     for case in cases:
         configuration = case.configuration
         cache = cache_types(configuration, device)

@@ -169,12 +169,14 @@ def _ops(configuration: FlowConfiguration) -> "FlowOps":
 
 
 def flow_module(
-    configurations: Iterable[FlowConfiguration], device: "DeviceRef"
+    configurations: Iterable[FlowConfiguration],
+    device: "DeviceRef",
+    module: "Module | None" = None,
 ) -> "Module":
-    """Builds both graphs of each configuration."""
+    """Builds both graphs of each configuration, in a module or a new one."""
     from max.graph import Module
 
-    module = Module()
+    module = module or Module()
     for configuration in configurations:
         _add_summarise(module, configuration, device)
         _add_score(module, configuration, device)

@@ -36,10 +36,12 @@ class Project:
     def __init__(self, pytester: pytest.Pytester) -> None:
         self._pytester = pytester
         self._root = pytester.path / "project"
-        self.write(
-            "tests/conftest.py", (ROOT / "tests/conftest.py").read_text()
-        )
-        self.write("pyproject.toml", (ROOT / "pyproject.toml").read_text())
+        for name in (
+            "pyproject.toml",
+            "tests/conftest.py",
+            "tests/mojo_files.py",
+        ):
+            self.write(name, (ROOT / name).read_text())
 
     def write(self, name: str, text: str) -> None:
         path = self._root / name
@@ -68,8 +70,9 @@ def project(
 def test_mojo_file_is_one_test_with_asserts_on(project: Project) -> None:
     project.write("tests/mojo/test_false.mojo", MOJO_TEST.format(claim="2 < 1"))
     project.write("tests/mojo/no_test.mojo", "this is not Mojo")
+    project.write("tests/mojo/test_true.mojo", MOJO_TEST.format(claim="1 < 2"))
     result = project.run()
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*the claim does not hold*"])
 
 

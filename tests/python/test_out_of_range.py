@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import mojo_command, mojo_environment
+from mojo_files import mojo_command, mojo_environment
 from paths import ROOT
 
 BATCH = "batch_idx out of range"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import mojo_command, mojo_environment
+from mojo_files import mojo_command, mojo_environment
 from paths import ROOT
 
 Methods = dict[str, str]

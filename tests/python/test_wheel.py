@@ -93,7 +93,8 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("installed")
     run(sys.executable, "-m", "venv", folder / "env", folder=folder)
     python = folder / "env" / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "-c", pins(folder)]
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-compile"]
+    pip += ["-c", pins(folder)]
     run(*pip, wheel, folder=folder)
     return python
 
