@@ -40,7 +40,8 @@ from tests.kernels.configuration import (
     LARGE_PAGES,
     ONNX_FLOAT32,
 )
-from tests.kernels.flow_configuration import FLOWS, SHIPPED
+from tests.kernels.flow_configuration import ON_GPU as FLOWS_ON_GPU
+from tests.kernels.flow_configuration import SHIPPED
 from tests.kernels.latent_configuration import LATENTS, QUANTIZED_LATENTS
 from tests.kernels.models import MEF_NAME
 from tests.kernels.quantized_configuration import (
@@ -139,9 +140,9 @@ def write_all(
         compile_module(session, module, folder / name)
     compile_module(
         session,
-        flows.flow_module(FLOWS, device),
+        flows.flow_module(FLOWS_ON_GPU, device),
         folder / flows.MEF_NAME,
-        flows.extensions_of(FLOWS),
+        flows.extensions_of(FLOWS_ON_GPU),
     )
 
 

@@ -7,17 +7,18 @@ from max.driver import Accelerator
 
 from kernels.batch import REGIMES, batches, regimes
 from kernels.flow_checks import check_scores, check_summaries
-from kernels.flow_configuration import FLOWS
+from kernels.flow_configuration import ON_GPU
+from kernels.flow_store_checks import check_stores
 from kernels.flows import FlowKernels, flow_kernels_on
 from kernels.models import CompiledKernels
 
 
 @pytest.fixture(scope="module")
 def compiled_flows() -> CompiledKernels:
-    return flow_kernels_on(Accelerator(), FLOWS)
+    return flow_kernels_on(Accelerator(), ON_GPU)
 
 
-@pytest.fixture(scope="module", params=FLOWS, ids=str)
+@pytest.fixture(scope="module", params=ON_GPU, ids=str)
 def flow_kernels(
     compiled_flows: CompiledKernels, request: pytest.FixtureRequest
 ) -> FlowKernels:
@@ -31,6 +32,7 @@ def test_flows_equal_numpy_at_the_edges(
     batch = regimes(flow_kernels.configuration.sizes.page_size)[regime]
     check_summaries(flow_kernels, batch)
     check_scores(flow_kernels, batch)
+    check_stores(flow_kernels, batch)
 
 
 @given(st.data())
@@ -49,3 +51,21 @@ def test_scores_equal_numpy(
 ) -> None:
     drawn = batches(flow_kernels.configuration.sizes, longest_new=2)
     check_scores(flow_kernels, data.draw(drawn))
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_stores_keep_summaries(
+    flow_kernels: FlowKernels, data: st.DataObject
+) -> None:
+    drawn = batches(flow_kernels.configuration.sizes, longest_new=700)
+    check_stores(flow_kernels, data.draw(drawn))
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_decode_steps_keep_summaries(
+    flow_kernels: FlowKernels, data: st.DataObject
+) -> None:
+    drawn = batches(flow_kernels.configuration.sizes, longest_new=1)
+    check_stores(flow_kernels, data.draw(drawn))

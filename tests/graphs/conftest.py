@@ -3,7 +3,7 @@
 import pytest
 
 from kernels.configuration import COVERING
-from kernels.flow_configuration import FLOWS
+from kernels.flow_configuration import FLOWS, STORED_ON_CPU
 from kernels.flows import FlowKernels
 from kernels.host_graphs import kernels_on_host, sparse_kernels_on_host
 from kernels.latent_configuration import LATENTS, QUANTIZED_LATENTS
@@ -71,6 +71,13 @@ def many_kernels(compiled_sparse_kernels: CompiledKernels) -> SparseKernels:
 
 @pytest.fixture(scope="session", params=FLOWS, ids=str)
 def flow_kernels(
+    compiled_sparse_kernels: CompiledKernels, request: pytest.FixtureRequest
+) -> FlowKernels:
+    return FlowKernels(request.param, compiled_sparse_kernels)
+
+
+@pytest.fixture(scope="session", params=STORED_ON_CPU, ids=str)
+def stored_flow_kernels(
     compiled_sparse_kernels: CompiledKernels, request: pytest.FixtureRequest
 ) -> FlowKernels:
     return FlowKernels(request.param, compiled_sparse_kernels)

@@ -39,10 +39,10 @@ def check_summaries(kernels: FlowKernels, batch: Batch) -> None:
         for field in configuration.summaries.fields
     }
     expected = {name: array.copy() for name, array in before.items()}
-    places = _places(kernels, pages, completed(kernels, batch))
+    places = places_of(kernels, pages, completed(kernels, batch))
     for layer in range(configuration.sizes.num_layers):
         for head in range(configuration.sizes.num_kv_heads):
-            tiles = _tokens(kernels, meant, places, layer=layer, head=head)
+            tiles = tokens_of(kernels, meant, places, layer=layer, head=head)
             given = {
                 name: array[places[:, 0], layer, places[:, 1], head]
                 for name, array in before.items()
@@ -68,7 +68,7 @@ def check_scores(kernels: FlowKernels, batch: Batch) -> None:
     sizes = configuration.sizes
     pages = batch.read()
     pools, meant = _pools(kernels, batch, pages, scored(kernels, batch))
-    places = _places(kernels, pages, scored(kernels, batch))
+    places = places_of(kernels, pages, scored(kernels, batch))
     fields = {}
     for field in configuration.summaries.fields:
         shape = (pages.num_pages + 1, *configuration.field_shape(field))
@@ -91,7 +91,7 @@ def check_scores(kernels: FlowKernels, batch: Batch) -> None:
         for head in range(sizes.num_kv_heads):
             if not count:
                 continue
-            tiles = _tokens(kernels, meant, own, layer=sizes.layer, head=head)
+            tiles = tokens_of(kernels, meant, own, layer=sizes.layer, head=head)
             for name, array in fields.items():
                 tiles[name] = array[own[:, 0], sizes.layer, own[:, 1], head]
             group = configuration.group_size
@@ -124,7 +124,7 @@ def scored(kernels: FlowKernels, batch: Batch) -> list[range]:
     ]
 
 
-def _places(kernels: FlowKernels, pages: Pages, blocks: list[range]) -> Array:
+def places_of(kernels: FlowKernels, pages: Pages, blocks: list[range]) -> Array:
     """Returns page and place in the page of each block, `[n, 2]`."""
     per_page = kernels.configuration.blocks_per_page
     return np.array(
@@ -145,7 +145,7 @@ def _pools(
     sizes, block = configuration.sizes, configuration.block_size
     shape = (pages.num_pages + 1, *sizes.page)
     numbers = np.full(shape, batch.poison, np.float32)
-    for page, place in _places(kernels, pages, blocks):
+    for page, place in places_of(kernels, pages, blocks):
         part = np.s_[page, :, :, place * block : (place + 1) * block]
         numbers[part] = drawn(batch.rng(), sizes, *numbers[part].shape)
         numbers[part] = np.roll(numbers[part], int(page), axis=-1)
@@ -160,7 +160,7 @@ def _pools(
     return buffers, pool.meant(sizes)
 
 
-def _tokens(
+def tokens_of(
     kernels: FlowKernels, meant: Array, places: Array, *, layer: int, head: int
 ) -> dict[str, Array]:
     """Returns the keys and values of blocks, `[n, block_size, head_dim]`."""

@@ -80,3 +80,17 @@ block and of four; plain pools and quantised ones."""
 
 FLOWS = (SWEEP, *SHIPPED)
 """All that is compiled."""
+
+STORED_ON_CPU = SHIPPED[:2]
+"""A plain pool and a quantised one, whose stores tests of the CPU compile."""
+
+LARGE_BLOCKS = FlowConfiguration(
+    flow=GQAQuestSparseAttention,
+    block_size=256,
+    field_dtype="bfloat16",
+    sizes=sizes("bfloat16", page_size=256, heads=(2, 4), head_dim=128),
+)
+"""Blocks whose keys are too many to be held in a GPU's shared memory."""
+
+ON_GPU = (*FLOWS, LARGE_BLOCKS)
+"""All that is compiled for a GPU."""

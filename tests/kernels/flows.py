@@ -152,11 +152,12 @@ def flow_kernels_on(
 
 def extensions_of(configurations: Iterable[FlowConfiguration]) -> list[Path]:
     """Returns the compiled modules of flows, each once."""
-    return sorted({_ops(each).extension for each in configurations})
+    return sorted({ops_of(each).extension for each in configurations})
 
 
 @cache
-def _ops(configuration: FlowConfiguration) -> "FlowOps":
+def ops_of(configuration: FlowConfiguration) -> "FlowOps":
+    """Compiles a flow, once."""
     from kvcache.compiler.mojo_backend import flow_ops
 
     return flow_ops(
@@ -172,21 +173,35 @@ def flow_module(
     configurations: Iterable[FlowConfiguration],
     device: "DeviceRef",
     module: "Module | None" = None,
+    *,
+    stored: Iterable[FlowConfiguration] | None = None,
 ) -> "Module":
-    """Builds both graphs of each configuration, in a module or a new one."""
+    """Builds the graphs of each configuration, in a module or a new one.
+
+    Args:
+        configurations: What is compiled.
+        device: Where it runs.
+        module: Gets the graphs, if there is one already.
+        stored: Those that stores are compiled for, too; all of them by default.
+    """
     from max.graph import Module
 
+    from .flow_stores import add_stores
+
     module = module or Module()
+    configurations = list(configurations)
     for configuration in configurations:
         _add_summarise(module, configuration, device)
         _add_score(module, configuration, device)
+    for configuration in configurations if stored is None else stored:
+        add_stores(module, configuration, device)
     return module
 
 
-def _types(
+def types_of(
     configuration: FlowConfiguration, device: "DeviceRef"
 ) -> "tuple[CacheInputTypes, list[BufferType], list[BufferType | TensorType]]":
-    """The types of pools and fields, and of what describes a step."""
+    """Returns the types of pools and fields, and of what describes a step."""
     from max.dtype import DType
     from max.graph import BufferType
 
@@ -219,12 +234,12 @@ def _add_summarise(
 ) -> None:
     from max.graph import Graph, ops
 
-    types, pools, step = _types(configuration, device)
-    compiled = _ops(configuration)
+    types, pools, step = types_of(configuration, device)
+    compiled = ops_of(configuration)
     with Graph(
         f"{configuration}_summarise",
         input_types=[*pools, *step],
-        custom_extensions=[*_extensions(configuration)],
+        custom_extensions=[*extensions_of_one(configuration)],
         module=module,
     ) as graph:
         inputs = graph.inputs
@@ -244,8 +259,8 @@ def _add_score(
     from max.dtype import DType
     from max.graph import DeviceRef, Dim, Graph, TensorType, ops
 
-    types, pools, step = _types(configuration, device)
-    compiled, sizes = _ops(configuration), configuration.sizes
+    types, pools, step = types_of(configuration, device)
+    compiled, sizes = ops_of(configuration), configuration.sizes
     queries = TensorType(
         types.row_dtype,
         ["total_tokens", sizes.num_q_heads, sizes.head_dim],
@@ -254,7 +269,7 @@ def _add_score(
     with Graph(
         f"{configuration}_score",
         input_types=[queries, *pools, *step],
-        custom_extensions=[*_extensions(configuration)],
+        custom_extensions=[*extensions_of_one(configuration)],
         module=module,
     ) as graph:
         query, *inputs = graph.inputs
@@ -294,7 +309,8 @@ def _cache(
     return CacheInputs.of([inputs[0], *tables, *scales])
 
 
-def _extensions(configuration: FlowConfiguration) -> list[Path]:
+def extensions_of_one(configuration: FlowConfiguration) -> list[Path]:
+    """Returns what the graphs of one flow need."""
     from kvcache.ops import precompiled_package
 
-    return [precompiled_package(), _ops(configuration).extension]
+    return [precompiled_package(), ops_of(configuration).extension]

@@ -22,7 +22,7 @@ from managers import make, make_replicas
 
 from . import flows, max_attention, sparse_configuration
 from .build import max_attention_module, module_of, sparse_module
-from .flow_configuration import FLOWS
+from .flow_configuration import FLOWS, STORED_ON_CPU
 from .models import MEF_NAME, CompiledKernels, loaded
 from .quantized_configuration import COMPILED
 
@@ -65,7 +65,7 @@ def sparse_kernels_on_host() -> CompiledKernels:
 def _sparse_module() -> Module:
     device = DeviceRef.CPU()
     module = sparse_module(sparse_configuration.CASES, device)
-    flows.flow_module(FLOWS, device, module)
+    flows.flow_module(FLOWS, device, module, stored=STORED_ON_CPU)
     return max_attention_module(max_attention.ON_CPU, device, module=module)
 
 
