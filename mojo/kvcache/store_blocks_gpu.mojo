@@ -14,9 +14,9 @@ from std.sys import size_of
 
 from .block_rows import BlockRows, most_blocks
 from .block_tables import BlockTables
+from .gpu_summarisers import BlockSummariser
 from .overlap import await_kernels_before, overlapping_launch
 from .shared_memory import Shared
-from .summarise_gpu import BlockSummariser
 from .team import Team
 from .tile_place import BlockPlace
 from .vectors import THREADS

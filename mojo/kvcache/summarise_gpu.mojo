@@ -3,17 +3,17 @@
 One launch serves all layers. The host does not know how many blocks a step
 completes: each thread block counts those of all sequences, a sequence a thread,
 and takes its share of the tiles. A step that completes nothing reads three
-numbers of each sequence, and ends.
+numbers of each sequence, and ends. Of a few tiles each has more lanes.
 """
 
 from max.gpu import WARP_SIZE, barrier, block_idx, grid_dim, thread_idx
 from max.gpu.host import DeviceAttribute, DeviceContext
 from max.gpu.primitives import warp
-from std.builtin.device_passable import DevicePassable
 from std.math import ceildiv
 from std.memory import AddressSpace, stack_allocation
 
 from .block_tables import BlockTables
+from .gpu_summarisers import WideSummariser
 from .overlap import await_kernels_before, overlapping_launch
 from .shared_memory import Shared
 from .team import Team
@@ -28,116 +28,8 @@ comptime WARPS = THREADS // WARP_SIZE
 comptime BLOCKS_PER_PROCESSOR = 4
 """The thread blocks that share a multiprocessor."""
 
-comptime BLOCKS_BEHIND_STORE = 2
-"""The same where the grid is to start soon, and to have little to do."""
-
 comptime FEW_ROUNDS = 2
 """The rounds up to which many lanes share a tile."""
-
-
-trait GpuSummariser(DevicePassable, TrivialRegisterPassable):
-    """What a compiled flow does with one block and head."""
-
-    comptime lanes: Int
-    """The lanes of a warp that share a block and head."""
-
-    comptime kept: Int
-    """The float32 numbers that they keep in shared memory."""
-
-    def summarise_gpu(
-        self,
-        team: Team[Self.lanes],
-        at: BlockPlace,
-        is_there: Bool,
-        kept: Shared[Float32],
-    ):
-        """Reads the block's keys and values, and writes its summaries.
-
-        Args:
-            team: The lanes that share the block.
-            at: The block.
-            is_there: Whether to write; all lanes of a warp compute.
-            kept: Shared memory of `kept` numbers.
-        """
-        ...
-
-
-trait WideSummariser(GpuSummariser):
-    """What does so with more lanes, too, to be done sooner."""
-
-    comptime wide_lanes: Int
-    """The lanes that share a block and head; of several warps where they need
-    not talk to one another."""
-
-    def summarise_wide(
-        self,
-        team: Team[Self.wide_lanes],
-        at: BlockPlace,
-        is_there: Bool,
-        kept: Shared[Float32],
-    ):
-        """Reads the block's keys and values, and writes its summaries.
-
-        Args:
-            team: The lanes that share the block.
-            at: The block.
-            is_there: Whether to write; all lanes of a warp compute.
-            kept: Shared memory of `kept` numbers.
-        """
-        ...
-
-
-trait BlockSummariser(WideSummariser):
-    """What does so with keys in shared memory, too."""
-
-    comptime token_dtype: DType
-    """The element type of the keys."""
-
-    comptime reads_values: Bool
-    """Whether it reads values, and not keys alone."""
-
-    comptime Held: HeldSummariser
-    """The same over a pool of a single block and head."""
-
-    def held(
-        self,
-        at: BlockPlace,
-        keys: Pointer[Scalar[Self.token_dtype], MutUntrackedOrigin],
-    ) -> Self.Held:
-        """Returns what summarises keys that are held elsewhere.
-
-        Args:
-            at: Where the summaries go.
-            keys: The block's keys, `[block_size, head_dim]`.
-
-        Returns:
-            The same flow; its only block is the first one in every way.
-        """
-        ...
-
-
-trait HeldSummariser(GpuSummariser):
-    """What summarises keys in shared memory."""
-
-    comptime held_lanes: Int
-    """The lanes that share a block and head."""
-
-    def summarise_held(
-        self,
-        team: Team[Self.held_lanes],
-        at: BlockPlace,
-        is_there: Bool,
-        kept: Shared[Float32],
-    ):
-        """Reads the block's keys, and writes its summaries.
-
-        Args:
-            team: The lanes that share the block.
-            at: The block.
-            is_there: Whether to write; all lanes of a warp compute.
-            kept: Shared memory of `kept` numbers.
-        """
-        ...
 
 
 def summarise_kernel[
@@ -167,13 +59,13 @@ def summarise_kernel[
     comptime wide_teams = THREADS // Flow.wide_lanes
     comptime if not follows_store:
         await_kernels_before()
-    # Up to which completed block of the round each sequence's go, and the page
-    # of its first one.
+    # Up to which completed block of the round each sequence's go; the number of
+    # its first one, and its page.
     var ends = stack_allocation[
         THREADS, UInt32, address_space=AddressSpace.SHARED
     ]()
-    var pages = stack_allocation[
-        THREADS, UInt32, address_space=AddressSpace.SHARED
+    var firsts = stack_allocation[
+        2 * THREADS, UInt32, address_space=AddressSpace.SHARED
     ]()
     var kept = stack_allocation[
         max(1, WARPS * teams * Flow.kept, wide_teams * Flow.kept),
@@ -184,7 +76,7 @@ def summarise_kernel[
     var thread = Int(thread_idx.x)
     var grid = Int(grid_dim.x)
     for first_seq in range(0, Int(tables.batch.batch_size), THREADS):
-        var num_blocks = _count(tables, first_seq, ends, pages)
+        var num_blocks = _count(tables, first_seq, ends, firsts)
         var num_tiles = num_blocks * Int(num_layers) * num_kv_heads
 
         comptime if follows_store:
@@ -204,7 +96,7 @@ def summarise_kernel[
                 first_seq,
                 Int(rank),
                 ends,
-                pages,
+                firsts,
                 layer=Int(layer),
                 head=Int(head),
             )
@@ -242,11 +134,11 @@ def _count(
     tables: BlockTables[...],
     first_seq: Int,
     ends: Shared[UInt32],
-    pages: Shared[UInt32],
+    firsts: Shared[UInt32],
 ) -> Int:
     """Sums up what the sequences from `first_seq` on complete; a thread each.
 
-    The page of a sequence's first block is looked up meanwhile.
+    Where a sequence's first block is is looked up meanwhile.
     """
     var warp_ends = stack_allocation[
         WARPS, UInt32, address_space=AddressSpace.SHARED
@@ -257,8 +149,10 @@ def _count(
     if seq < Int(tables.batch.batch_size):
         end = UInt32(tables.num_completed(seq))
         if end > 0:
-            var at = tables.place(seq, tables.num_before(seq), layer=0, head=0)
-            pages[unsafe_offset=thread] = UInt32(at.page)
+            var index = tables.num_before(seq)
+            var at = tables.place(seq, index, layer=0, head=0)
+            firsts[unsafe_offset=2 * thread] = UInt32(index)
+            firsts[unsafe_offset=2 * thread + 1] = UInt32(at.page)
     end = warp.prefix_sum(end)
     if thread % WARP_SIZE == WARP_SIZE - 1:
         warp_ends[unsafe_offset=thread // WARP_SIZE] = end
@@ -279,7 +173,7 @@ def _place(
     first_seq: Int,
     rank: Int,
     ends: Shared[UInt32],
-    pages: Shared[UInt32],
+    firsts: Shared[UInt32],
     *,
     layer: Int,
     head: Int,
@@ -289,11 +183,11 @@ def _place(
     var start = 0
     if seq > 0:
         start = Int(ends[unsafe_offset=seq - 1])
-    var index = tables.num_before(first_seq + seq) + rank - start
+    var index = Int(firsts[unsafe_offset=2 * seq]) + rank - start
     if rank > start:
         return tables.place(first_seq + seq, index, layer=layer, head=head)
     return BlockPlace(
-        page=Int(pages[unsafe_offset=seq]),
+        page=Int(firsts[unsafe_offset=2 * seq + 1]),
         block=index % type_of(tables).blocks_per_page,
         layer=layer,
         head=head,
@@ -352,9 +246,6 @@ def summarise_gpu[
     comptime teams = THREADS // Flow.lanes
     if tables.batch.batch_size == 0:
         return
-    comptime blocks = (
-        BLOCKS_BEHIND_STORE if follows_store else BLOCKS_PER_PROCESSOR
-    )
     var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
     var most_tiles = tables.width() * Int(tables.batch.batch_size)
     most_tiles *= num_layers * num_kv_heads
@@ -363,7 +254,7 @@ def summarise_gpu[
         tables,
         Int32(num_layers),
         grid_dim=min(
-            Int(processors) * blocks,
+            Int(processors) * BLOCKS_PER_PROCESSOR,
             max(1, ceildiv(most_tiles, teams)),
         ),
         block_dim=THREADS,

@@ -5,9 +5,9 @@ from max.gpu.host import DeviceContext
 from std.math import ceildiv
 from std.memory import AddressSpace, stack_allocation
 
+from .gpu_summarisers import GpuSummariser
 from .overlap import await_kernels_before, overlapping_launch
 from .slots import SlotRows
-from .summarise_gpu import GpuSummariser
 from .team import Team
 
 comptime THREADS = 128

@@ -135,7 +135,7 @@ def _check_fields(
     meant: Array,
     leaves: list[Buffer],
 ) -> None:
-    """Checks the summaries of completed blocks, and that no other is written."""
+    """Checks the summaries of completed blocks; no other is written."""
     configuration = kernels.configuration
     fields = configuration.summaries.fields
     places = places_of(kernels, pages, completed(kernels, batch))

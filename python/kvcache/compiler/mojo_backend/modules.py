@@ -29,8 +29,12 @@ from std.math import sqrt
 from std.memory import AddressSpace, stack_allocation
 from std.utils.numerics import inf, nan
 
-from kvcache.block_movers import RopeMover, StoreMover
 from kvcache.block_tables import BlockTables
+from kvcache.gpu_summarisers import (
+    BlockSummariser,
+    HeldSummariser,
+    WideSummariser,
+)
 from kvcache.op_tensors import (
     cache_collection,
     ragged_batch,
@@ -52,6 +56,7 @@ from kvcache.over_blocks_cpu import over_blocks_cpu
 from kvcache.over_blocks_gpu import over_blocks_gpu
 from kvcache.quantized_pages import QuantizedPages
 from kvcache.request_place import Queries, RequestPlace, ScratchTiles
+from kvcache.rope_mover import RopeMover
 from kvcache.rope_store import RopeStore
 from kvcache.rope_store_cpu import rope_store_cpu
 from kvcache.rope_store_gpu import rope_store_gpu
@@ -65,15 +70,11 @@ from kvcache.shared_memory import Shared
 from kvcache.store_blocks_gpu import store_blocks_gpu
 from kvcache.store_cpu import store_cpu
 from kvcache.store_gpu import store_gpu
+from kvcache.store_mover import StoreMover
 from kvcache.store_quantized_cpu import store_quantized_cpu
 from kvcache.store_quantized_gpu import store_quantized_gpu
 from kvcache.summarise_cpu import CpuSummariser, summarise_cpu
-from kvcache.summarise_gpu import (
-    BlockSummariser,
-    HeldSummariser,
-    WideSummariser,
-    summarise_gpu,
-)
+from kvcache.summarise_gpu import summarise_gpu
 from kvcache.team import Team
 from kvcache.tile_arithmetic import (
     absolute,
