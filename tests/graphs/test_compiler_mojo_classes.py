@@ -1,20 +1,24 @@
 """Cache sides as classes, on the seed's layout, and the files they leave."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from max.driver import CPU
-from max.dtype import DType
-from max.graph import DeviceRef, Graph, Module, TensorType
+from max.graph import DeviceRef, Graph, Module
 
 from kvcache.compiler.cache.context import Context
 from kvcache.compiler.compiling import compile as compile_context
 from kvcache.compiler.flows.quest import GQAQuestSparseAttention
 from kvcache.compiler.graph import program_of
 from kvcache.compiler.mojo_backend import slot_graphs
-from kvcache.compiler.mojo_backend.packages import compiled_package, is_whole
+from kvcache.compiler.mojo_backend.packages import (
+    compiled_package,
+    is_whole,
+    seal,
+)
 from kvcache.compiler.mojo_backend.slot_graphs import GraphPlan
 from kvcache.compiler.numpy_backend import run_cache
 from kvcache.compiler.parents import PoolParent
@@ -119,42 +123,45 @@ def test_a_bad_array_is_refused_before_any_is_written(ctx: Context) -> None:
         forward({"k": fields(rng)["k"]}, slots)
 
 
-@pytest.mark.parametrize("ending", [".mojo", ".mojoc"])
-def test_a_damaged_package_is_made_again(tmp_path: Path, ending: str) -> None:
-    name, extension = compiled_package("def nothing():\n    pass\n", tmp_path)
-    file = extension.with_suffix(ending)
-    damage(file)
-    assert compiled_package("def nothing():\n    pass\n", tmp_path) == (
-        name,
-        extension,
-    )
-    assert b"damaged" not in file.read_bytes()
-    assert is_whole(extension)
+def test_a_damaged_package_is_made_again(tmp_path: Path) -> None:
+    source = "def nothing():\n    pass\n"
+    made = compiled_package(source, tmp_path)
+    _, extension = made
+    for ending in (".mojo", ".mojoc"):
+        file = extension.with_suffix(ending)
+        damage(file)
+        assert compiled_package(source, tmp_path) == made
+        assert b"damaged" not in file.read_bytes()
+        assert is_whole(extension)
 
 
-class Doubling(GraphPlan):
-    """A graph without operations of ours."""
+class AskedForError(Exception):
+    """A graph is about to be compiled."""
 
-    label = "doubling"
-    extensions = ()
+
+class Kept(GraphPlan):
+    """A graph that is in its file, or else must be compiled."""
+
+    label = "kept"
 
     def graph(self, device: DeviceRef, module: Module | None = None) -> Graph:
-        """Builds the graph."""
-        x = TensorType(DType.float32, ["n"], device)
-        with Graph(self.name, input_types=[x], module=module) as graph:
-            graph.output(graph.inputs[0].tensor * 2)
-        return graph
+        """Builds none."""
+        raise AskedForError(device, module)
 
 
-def test_a_damaged_graph_is_made_again(tmp_path: Path) -> None:
-    plan = Doubling("flow", tmp_path / "flow.mojoc")
-    file = tmp_path / "flow_cpu_doubling.mef"
-    for _ in range(2):
-        slot_graphs.loaded.cache_clear()
-        (made,) = slot_graphs.loaded(plan, CPU()).execute(np.float32([1, -3]))
-        assert made.to_numpy().tolist() == [2, -6]
-        assert is_whole(file)
-        damage(file)
+def test_a_damaged_graph_is_compiled_again(
+    ctx: Context, folder: Path, tmp_path: Path
+) -> None:
+    check(compile_context(ctx), ctx, [15], 0)
+    (file,) = folder.rglob("*.mef")
+    plan = Kept("flow", tmp_path / "flow.mojoc")
+    mef = Path(shutil.copy(file, plan.mef("cpu")))
+    seal(mef)
+    assert slot_graphs.loaded(plan, CPU())
+    slot_graphs.loaded.cache_clear()
+    damage(mef)
+    with pytest.raises(AskedForError):
+        slot_graphs.loaded(plan, CPU())
 
 
 def test_a_graph_that_is_kept_is_not_compiled_again(
