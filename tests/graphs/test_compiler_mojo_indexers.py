@@ -72,6 +72,7 @@ def set_step(ctx: Any, sizes: list[int], seed: int) -> None:
 
 
 def drawn_pool(ctx: Any, seed: int) -> dict[str, np.ndarray]:
+    """Draws fields; with an odd seed most of their blocks are one of four."""
     pool = {
         ctx.tensor_id_to_tensor_name_map[t.tensor_id][7:-2]: drawn(
             (ROWS, *t.tile), seed + i
@@ -81,7 +82,8 @@ def drawn_pool(ctx: Any, seed: int) -> dict[str, np.ndarray]:
     }
     for field in pool.values():
         field[seed % 5] = np.nan
-        field[3:9] = field[3]
+        if seed % 2:
+            field[5:] = field[5 + np.arange(ROWS - 5) % 4]
     return pool
 
 
