@@ -147,7 +147,7 @@ def _created(
     settings = SimpleNamespace(
         max_prefill_tokens=100,
         vortex_dtype=dtype,
-        vortex_compilation_cache_dir=str(folder),
+        vortex_compilation_cache_dir=folder,
     )
     pool = SimpleNamespace(size=4)
     runner = SimpleNamespace(server_args=settings, req_to_token_pool=pool)
@@ -203,12 +203,18 @@ def runner(ctx: Any) -> Any:
 
 
 def recorded_mixture(ctx: Any) -> None:
-    """Records an indexer that goes back and forth between its rows.
+    """Records `choose_by_mixture` of a field `f0` alone."""
+    (field,) = fields_for(ctx, ((1, 24),))
+    choose_by_mixture(field, ctx)
+    ctx.execute()
+
+
+def choose_by_mixture(field: vTensor, ctx: Any) -> None:
+    """Calls operators of an indexer that goes back and forth between its rows.
 
     Tensors of requests and of blocks are made in turns, before and behind
     operators that look at all blocks; one has the same tile for all blocks.
     """
-    (field,) = fields_for(ctx, ((1, 24),))
     q = ctx.add_tensor((GROUP, 24), "float32", FORMAT.BATCHED, name="q")
     o = ctx.add_tensor((1, 1), "int32", FORMAT.RAGGED, name="o")
     half = indexer.MaskSlice(0, 12, dim=2, beta=0.5)(field, ctx=ctx)
@@ -220,7 +226,6 @@ def recorded_mixture(ctx: Any) -> None:
     weighted = indexer.Multiply()(mean, counts, ctx=ctx)
     score = indexer.GeMV()(weighted, field, ctx=ctx)
     indexer.topK()(indexer.Add()(score, gate, ctx=ctx), o, ctx=ctx)
-    ctx.execute()
 
 
 def mixture(q: np.ndarray, field: np.ndarray) -> np.ndarray:

@@ -27,7 +27,6 @@ LONGEST = (
     "tests/peers/test_max_graphs.py",
     "tests/python/test_wheel.py",
     "tests/python/test_collection.py",
-    "tests/graphs/test_compiler_mojo_classes.py",
     "tests/python/test_summaries_machine.py",
     "tests/python/test_manager_quantized.py",
 )

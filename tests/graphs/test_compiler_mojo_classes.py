@@ -1,16 +1,25 @@
 """Cache sides as classes, on the seed's layout, and the files they leave."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from max.driver import CPU
+from max.graph import DeviceRef, Graph, Module
 
 from kvcache.compiler.cache.context import Context
 from kvcache.compiler.compiling import compile as compile_context
 from kvcache.compiler.flows.quest import GQAQuestSparseAttention
 from kvcache.compiler.graph import program_of
 from kvcache.compiler.mojo_backend import slot_graphs
+from kvcache.compiler.mojo_backend.packages import (
+    compiled_package,
+    is_whole,
+    seal,
+)
+from kvcache.compiler.mojo_backend.slot_graphs import GraphPlan
 from kvcache.compiler.numpy_backend import run_cache
 from kvcache.compiler.parents import PoolParent
 from kvcache.compiler.recording import record_cache
@@ -80,6 +89,11 @@ def check(compiled: Any, ctx: Context, slots: list[int], seed: int) -> None:
         np.testing.assert_array_equal(cache[name], wanted)
 
 
+def damage(file: Path) -> None:
+    good = file.read_bytes()
+    file.write_bytes(good[:10] + b"damaged" + good[17:])
+
+
 def test_forward_summarises_blocks_that_slots_complete(ctx: Context) -> None:
     compiled = compile_context(ctx)
     everything = list(range(PAGES * PAGE_SIZE))
@@ -109,19 +123,62 @@ def test_a_bad_array_is_refused_before_any_is_written(ctx: Context) -> None:
         forward({"k": fields(rng)["k"]}, slots)
 
 
-@pytest.mark.parametrize("ending", [".mojo", ".mojoc", ".mef"])
-def test_damaged_files_are_made_again(
-    ctx: Context, folder: Path, ending: str
+def test_a_damaged_package_is_made_again(tmp_path: Path) -> None:
+    source = "def nothing():\n    pass\n"
+    made = compiled_package(source, tmp_path)
+    _, extension = made
+    for ending in (".mojo", ".mojoc"):
+        file = extension.with_suffix(ending)
+        damage(file)
+        assert compiled_package(source, tmp_path) == made
+        assert b"damaged" not in file.read_bytes()
+        assert is_whole(extension)
+
+
+class AskedForError(Exception):
+    """A graph is about to be compiled."""
+
+
+class Kept(GraphPlan):
+    """A graph that is in its file, or else must be compiled."""
+
+    label = "kept"
+
+    def graph(self, device: DeviceRef, module: Module | None = None) -> Graph:
+        """Builds none."""
+        raise AskedForError(device, module)
+
+
+def test_a_damaged_graph_is_compiled_again(
+    ctx: Context, folder: Path, tmp_path: Path
 ) -> None:
     check(compile_context(ctx), ctx, [15], 0)
-    (file,) = folder.rglob(f"*{ending}")
-    good = file.read_bytes()
-    file.write_bytes(good[:100] + b"damaged" + good[107:])
+    (file,) = folder.rglob("*.mef")
+    plan = Kept("flow", tmp_path / "flow.mojoc")
+    mef = Path(shutil.copy(file, plan.mef("cpu")))
+    seal(mef)
+    assert slot_graphs.loaded(plan, CPU())
+    slot_graphs.loaded.cache_clear()
+    damage(mef)
+    with pytest.raises(AskedForError):
+        slot_graphs.loaded(plan, CPU())
+
+
+def test_a_graph_that_is_kept_is_not_compiled_again(
+    ctx: Context, folder: Path
+) -> None:
+    check(compile_context(ctx), ctx, [15], 0)
+    (file,) = folder.rglob("*.mef")
+    before = file.stat()
     slot_graphs.loaded.cache_clear()
 
     check(compile_context(ctx), ctx, [15, 31], 1)
 
-    assert b"damaged" not in file.read_bytes()
+    after = file.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+    )
 
 
 def test_equal_pipelines_share_their_files(ctx: Context, folder: Path) -> None:

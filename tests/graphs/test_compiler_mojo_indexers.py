@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from max.driver import CPU
-from max.engine import InferenceSession
-from max.graph import DeviceRef, Graph, Module
+from max.driver import CPU, Buffer, Device
+from max.engine import Model
 
 from compiler_cases import (
     BLOCK,
@@ -18,107 +17,47 @@ from compiler_cases import (
     OVER_BLOCKS,
     PAGE,
     PAGES,
-    Case,
     drawn,
     indexer_context,
-    recorded_mixture,
 )
+from kernels.indexers import NAMES, indexer_class, one_of_each_kind, recorded
+from kernels.models import CompiledKernels
 from kvcache.compiler import indexer
 from kvcache.compiler.compiling import compile as compile_context
-from kvcache.compiler.mojo_backend import segment_classes
 from kvcache.compiler.mojo_backend.segment_classes import SegmentIndexer
 from kvcache.compiler.numpy_backend import sparse_bounds
 from kvcache.compiler.numpy_backend.choice import choose_blocks
-from kvcache.compiler.recording import record_indexer
-from kvcache.compiler.registry import flow_class, flow_names
 from kvcache.compiler.vtensor import FORMAT
-from kvcache.mojo_sources import precompiled_package
 
 ROWS = PAGES * PAGE // BLOCK * HEADS
 SIZES = ([1, 2, 7, 5, 0, 4], [0, 0], [1, 1], [9, 2, 23, 3], [])
-SWEEPS = 3
-
-
-def one_of_each_kind() -> list[Case]:
-    kinds = {
-        (case.kind, case.given.get("dim") == 2): case
-        for case in (*CASES, *OVER_BLOCKS[::2])
-        if "indexer" in case.sides and "dim" in case.given
-    }
-    others = {case.kind: case for case in CASES if "dim" not in case.given}
-    rest = OVER_BLOCKS[-2:]
-    return [*kinds.values(), *others.values(), *OVER_BLOCKS[1:10:2], *rest]
-
-
-def record_sweep(ctx: Any, number: int) -> None:
-    """Records every so many operators; their results are for nobody."""
-    ctx.profile()
-    cases = one_of_each_kind()[number::SWEEPS]
-    tiles = sorted({(t, i) for c in cases for i, t in enumerate(c.tiles)})
-    fields = {
-        key: ctx.add_tensor(
-            key[0], "float32", FORMAT.PAGED, name=f"cache['f{n}']"
-        )
-        for n, key in enumerate(tiles)
-    }
-    o = ctx.add_tensor((1, 1), "int32", FORMAT.RAGGED, name="o")
-    for case in cases:
-        read = [fields[t, i] for i, t in enumerate(case.tiles)]
-        if case in OVER_BLOCKS:
-            read = [indexer.Add_Mul(alpha=3.0, beta=1.0)(*read, ctx=ctx)]
-        case.op("indexer")(*read, ctx=ctx)
-    score = indexer.Max(dim=2)(fields[tiles[0]], ctx=ctx)
-    indexer.topK()(indexer.Sum(dim=1)(score, ctx=ctx), o, ctx=ctx)
-    ctx.execute()
-
-
-def recorded(name: str, folder: Path, backend: str) -> Any:
-    ctx = indexer_context(folder, backend)
-    if name.startswith("sweep"):
-        record_sweep(ctx, int(name.removeprefix("sweep")))
-    else:
-        record_indexer(flow_class(name)(), ctx)
-    return ctx
-
-
-NAMES = [*flow_names(), *(f"sweep{i}" for i in range(SWEEPS))]
 
 
 class Outputs:
     """A graph that gives what kernels hand on, and what it gave last."""
 
-    def __init__(self, model: Any) -> None:
-        self.model, self.last = model, ()
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.last: list[Any] = []
 
     def execute(self, *given: Any) -> None:
         self.last = [each.to_numpy() for each in self.model.execute(*given)]
 
 
-@pytest.fixture(scope="module")
-def classes(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, tuple[type[SegmentIndexer], Outputs]]:
-    """The indexers, compiled together."""
-    folder, module, device = tmp_path_factory.mktemp("i"), Module(), CPU()
-    reference = DeviceRef.CPU()
-    made = {
-        name: compile_context(recorded(name, folder, "mojo")) for name in NAMES
-    }
-    extensions = [precompiled_package()]
-    for each in {each.plan: each for each in made.values()}:
-        extensions.append(each.extension)
-        with Graph(
-            each.name,
-            input_types=each.inputs(reference),
-            custom_extensions=each.extensions,
-            module=module,
-        ) as graph:
-            graph.output(*each.call(graph.inputs, reference))
-    models = InferenceSession(devices=[device]).load_all(
-        module, custom_extensions=extensions
-    )
-    outputs = {name: Outputs(model) for name, model in models.items()}
-    return {name: (made[name], outputs[made[name].plan.name]) for name in NAMES}
+def running(
+    name: str, compiled: CompiledKernels
+) -> tuple[type[SegmentIndexer], Outputs]:
+    """Returns an indexer's class, over a graph that is compiled, and that."""
+    plain = indexer_class(name)
+    outputs = Outputs(compiled.models[plain.plan.name])
+
+    class Running(plain):  # type: ignore[valid-type, misc]
+        @classmethod
+        def model_on(cls, device: Device) -> Any:
+            assert device == compiled.device
+            return outputs
+
+    return Running, outputs
 
 
 def set_step(ctx: Any, sizes: list[int], seed: int) -> None:
@@ -133,6 +72,7 @@ def set_step(ctx: Any, sizes: list[int], seed: int) -> None:
 
 
 def drawn_pool(ctx: Any, seed: int) -> dict[str, np.ndarray]:
+    """Draws fields; with an odd seed most of their blocks are one of four."""
     pool = {
         ctx.tensor_id_to_tensor_name_map[t.tensor_id][7:-2]: drawn(
             (ROWS, *t.tile), seed + i
@@ -142,7 +82,8 @@ def drawn_pool(ctx: Any, seed: int) -> dict[str, np.ndarray]:
     }
     for field in pool.values():
         field[seed % 5] = np.nan
-        field[3:9] = field[3]
+        if seed % 2:
+            field[5:] = field[5 + np.arange(ROWS - 5) % 4]
     return pool
 
 
@@ -156,15 +97,11 @@ def scored_rows(ctx: Any, tensor: int) -> list[int]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_indexer_chooses_what_numpy_chooses(
-    name: str,
-    classes: dict[str, tuple[type[SegmentIndexer], Outputs]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, compiled_sparse_kernels: CompiledKernels, tmp_path: Path
 ) -> None:
     ctx = recorded(name, tmp_path, "numpy")
     reference = compile_context(ctx)()
-    compiled, outputs = classes[name]
-    monkeypatch.setattr(segment_classes, "loaded", lambda *_: outputs)
+    compiled, outputs = running(name, compiled_sparse_kernels)
     compared = 0
     for seed, sizes in enumerate(SIZES * 3):
         set_step(ctx, sizes, seed)
@@ -195,21 +132,38 @@ def test_indexer_chooses_what_numpy_chooses(
     assert compared
 
 
+def test_buffers_are_taken_as_arrays_are(
+    compiled_sparse_kernels: CompiledKernels, tmp_path: Path
+) -> None:
+    ctx = recorded("quest", tmp_path, "mojo")
+    compiled, _ = running("quest", compiled_sparse_kernels)
+    set_step(ctx, SIZES[3], 6)
+    pool, q = drawn_pool(ctx, 6), drawn((len(SIZES[3]), GROUP, 24))
+    wanted, device = np.full(60, -7, np.int32), CPU()
+    compiled().forward(q, wanted, pool, ctx)
+    buffers = {
+        name: Buffer.from_numpy(array.copy()).to(device)
+        for name, array in pool.items()
+    }
+    for name in ("dense_kv_indptr", "dense_kv_indices", "sparse_kv_indptr"):
+        setattr(ctx, name, Buffer.from_numpy(getattr(ctx, name)))
+    ctx.batch_size = 0
+    got = Buffer.from_numpy(np.full((60, 1, 1), -7, np.int32))
+
+    compiled().forward(Buffer.from_numpy(q), got, buffers, ctx)
+
+    assert (wanted != -7).any()
+    np.testing.assert_array_equal(got.to_numpy().ravel(), wanted)
+
+
 def test_the_sweep_has_every_kind() -> None:
     kinds = {case.kind for case in one_of_each_kind()}
     assert kinds == {c.kind for c in (*CASES, *OVER_BLOCKS)}
 
 
 @pytest.fixture(scope="module")
-def mixture(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    ctx = indexer_context(tmp_path_factory.mktemp("mixture"), "mojo")
-    recorded_mixture(ctx)
-    return ctx
-
-
-def given(ctx: Any) -> tuple[Any, Any, dict[str, Any]]:
-    o = np.full(int(ctx.sparse_kv_indptr[-1]), -7, np.int32)
-    return drawn((6, GROUP, 24), 1), o, {"f0": drawn((ROWS, 1, 24))}
+def ctx(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return recorded("block_sparse", tmp_path_factory.mktemp("ctx"), "mojo")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +174,7 @@ def given(ctx: Any) -> tuple[Any, Any, dict[str, Any]]:
         ({"q": np.zeros((5, GROUP, 24), np.float32)}, "row for each of 6"),
         ({"o": np.zeros(60, np.int64)}, "wanted o of int32, got int64"),
         ({"o": np.zeros(3, np.int32)}, r"o of at least \d+ elements, got 3"),
-        ({"f0": np.zeros((ROWS, 1, 23), np.float32)}, "wanted f0 float32"),
+        ({"centroids": np.zeros((ROWS, 1, 23), np.float32)}, "centroids float"),
         ({"dense_kv_indptr": None}, r"wanted ctx.dense_kv_indptr as an array"),
         ({"dense_kv_indptr": np.array([0, 1], np.int32)}, "at least 7"),
         ({"dense_kv_indices": np.arange(99)}, "dense_kv_indices of int32"),
@@ -232,24 +186,27 @@ def given(ctx: Any) -> tuple[Any, Any, dict[str, Any]]:
     ],
 )
 def test_bad_arrays_are_refused(
-    mixture: Any,
+    ctx: Any,
     changed: dict[str, Any],
     wanted: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    q, o, pool = given(mixture)
+    arrays = {
+        "q": drawn((6, GROUP, 24), 1),
+        "o": np.full(int(ctx.sparse_kv_indptr[-1]), -7, np.int32),
+        "centroids": drawn((ROWS, 1, 24)),
+    }
     for name, value in changed.items():
-        if name in {"q", "o"}:
-            continue
-        if name == "f0":
-            pool = {name: value}
+        if name in arrays:
+            arrays[name] = value
         else:
-            monkeypatch.setattr(mixture, name, value)
-    q, o = changed.get("q", q), changed.get("o", o)
-    before = o.copy()
+            monkeypatch.setattr(ctx, name, value)
+    before = arrays["o"].copy()
+    pool = {"centroids": arrays["centroids"]}
+    forward = indexer_class("block_sparse")().forward
     with pytest.raises((TypeError, ValueError, AssertionError), match=wanted):
-        compile_context(mixture)().forward(q, o, pool, mixture)
-    assert (o == before).all()
+        forward(arrays["q"], arrays["o"], pool, ctx)
+    assert (arrays["o"] == before).all()
 
 
 def test_an_indexer_without_topk_is_refused(tmp_path: Path) -> None:
@@ -260,15 +217,3 @@ def test_an_indexer_without_topk_is_refused(tmp_path: Path) -> None:
     ctx.execute()
     with pytest.raises(RuntimeError, match="wanted an indexer that calls topK"):
         compile_context(ctx)
-
-
-def test_a_graph_is_kept_and_loaded_again(mixture: Any) -> None:
-    q, o, pool = given(mixture)
-    mixture.impl_backend = "numpy"
-    wanted = o.copy()
-    compile_context(mixture)().forward(q, wanted, pool, mixture)
-    mixture.impl_backend = "mojo"
-    compile_context(mixture)().forward(q, o, pool, mixture)
-    np.testing.assert_array_equal(o, wanted)
-    folder = Path(mixture.compilation_cache_dir)
-    assert len(list(folder.rglob("*_cpu_choose.mef"))) == 1

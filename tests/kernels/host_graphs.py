@@ -1,8 +1,8 @@
 """All that tests of the kernels run on the CPU, in two modules.
 
 A module costs seconds before the compiler looks at a graph. So what tests of
-managers run is beside the kernels, and sparse attention, flows and MAX's
-attention are in one.
+managers run is beside the kernels, and sparse attention, flows, what flows are
+as classes, and MAX's attention are in one.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from kvcache.graphs.store import store_graph
 from kvcache.summaries import Summaries, SummaryField
 from managers import make, make_replicas
 
-from . import flows, max_attention, sparse_configuration
+from . import flows, indexers, max_attention, sparse_configuration, unfused
 from .build import max_attention_module, module_of, sparse_module
 from .flow_configuration import FLOWS, STORED_ON_CPU
 from .models import MEF_NAME, CompiledKernels, loaded
@@ -57,9 +57,20 @@ def sparse_kernels_on_host() -> CompiledKernels:
     return loaded(
         CPU(),
         sparse_configuration.MEF_NAME,
-        _sparse_module,
-        extensions=lambda: flows.extensions_of(FLOWS),
+        _module_with_classes,
+        extensions=lambda: [
+            *flows.extensions_of(FLOWS),
+            *indexers.extensions_of_indexers(),
+            *unfused.extensions_of_unfused(),
+        ],
     )
+
+
+def _module_with_classes() -> Module:
+    module = _sparse_module()
+    indexers.add_indexers(module, DeviceRef.CPU())
+    unfused.add_unfused(module, DeviceRef.CPU())
+    return module
 
 
 def _sparse_module() -> Module:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from max.driver import Buffer
+from max.driver import Buffer, Device
 from max.dtype import DType
+from max.engine import Model
 from max.graph import (
     BufferType,
     DeviceRef,
@@ -99,6 +100,15 @@ class SegmentIndexer:
         if step.num_segments and step.ids.num_elements:
             self._execute(step, queries, chosen, fields)
 
+    @classmethod
+    def model_on(cls, device: Device) -> Model:
+        """Returns the graph that `forward` runs on a device.
+
+        It is compiled for the device once, and kept. A subclass may return one
+        that was compiled with others.
+        """
+        return loaded(cls.plan, device)
+
     def _execute(
         self,
         step: Step,
@@ -106,7 +116,7 @@ class SegmentIndexer:
         chosen: Buffer,
         fields: list[Buffer],
     ) -> None:
-        model = loaded(self.plan, chosen.device)
+        model = self.model_on(chosen.device)
         model.execute(*queries, *step.arguments, chosen, *fields)
 
 

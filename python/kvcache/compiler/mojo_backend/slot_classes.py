@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from max.driver import Device
 from max.dtype import DType
+from max.engine import Model
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType, ops
 
 from kvcache.cache_folder import cache_folder
@@ -64,8 +66,16 @@ class SlotCache:
                 "wanted as many rows in each array, got "
                 f"{[tuple(each.shape) for each in buffers]}"
             )
-        model = loaded(self.plan_of(), buffers[0].device)
-        model.execute(slots, *buffers)
+        self.model_on(buffers[0].device).execute(slots, *buffers)
+
+    @classmethod
+    def model_on(cls, device: Device) -> Model:
+        """Returns the graph that `forward` runs on a device.
+
+        It is compiled for the device once, and kept. A subclass may return one
+        that was compiled with others.
+        """
+        return loaded(cls.plan_of(), device)
 
     @classmethod
     def plan_of(cls) -> GraphPlan:
