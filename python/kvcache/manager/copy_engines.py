@@ -128,13 +128,18 @@ def copies_of(
     size = page_bytes(source)
     assert size == page_bytes(target), "pages of two sizes"
     numbers = np.array(
-        [(run.target, run.source, run.count) for run in chosen], np.uint64
-    ).reshape(-1, 3)
-    targets, sources, counts = numbers.T
+        [
+            [run.target for run in chosen],
+            [run.source for run in chosen],
+            [run.count for run in chosen],
+        ],
+        np.uint64,
+    )
+    targets, sources, counts = numbers
     for buffer, first in ((target, targets), (source, sources)):
         assert (first + counts <= buffer.shape[0]).all(), "page out of range"
     bases = np.array([_address(target), _address(source), 0], np.uint64)
-    return numbers.T * np.uint64(size) + bases[:, None]
+    return numbers * np.uint64(size) + bases[:, None]
 
 
 def _address(buffer: Buffer) -> int:
