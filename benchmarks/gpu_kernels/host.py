@@ -11,8 +11,11 @@ from tests.kernels.buffers import to_array, to_buffer
 
 from benchmarks.gpu_kernels.bench import Bench
 from benchmarks.gpu_kernels.layout import GPU
-from kvcache.graphs import transfer_pages_graph
+from kvcache.core.interface import Move
+from kvcache.manager.copy_engines import CopyEngines
 from kvcache.manager.host import host_buffer
+from kvcache.manager.moving import Run, runs
+from kvcache.manager.transfer import PageTransfer, add_transfer_graphs
 
 PAGE_BYTES = 2**16
 NUM_PAGES = 4096
@@ -20,12 +23,15 @@ NUM_PAGES = 4096
 
 def add_graphs(module: Module) -> None:
     """Adds the two directions."""
-    for name, to_host in (("offload", True), ("onload", False)):
-        transfer_pages_graph(GPU, to_host=to_host, name=name, module=module)
+    add_transfer_graphs(module, GPU)
 
 
 def measure(bench: Bench) -> None:
-    """Checks a round trip; times both directions, and MAX's batched copies."""
+    """Checks round trips; times both directions, and MAX's batched copies.
+
+    `kvcache` is `PageTransfer.copy`, which works the addresses out each time;
+    `kvcache kernel` is the launch that it falls back on, ready to go.
+    """
     shape = (NUM_PAGES, PAGE_BYTES)
     rng = np.random.default_rng(3)
     pages = to_buffer(rng.integers(0, 256, shape, np.uint8), bench.device)
@@ -33,38 +39,56 @@ def measure(bench: Bench) -> None:
     order = [rng.permutation(NUM_PAGES) for _ in "st"]
     there = np.stack(order, axis=1).astype(np.uint32)
     back = np.ascontiguousarray(there[:, ::-1])
-    _check(bench, pages, host, there)
+    engines = CopyEngines.of(bench.device)
+    transfer = PageTransfer(bench.models, engines)
+    for each in (transfer, PageTransfer(bench.models)):
+        _check(bench, each, (pages, host), there)
     here_parts, host_parts = (
         [buffer[slice(page, page + 1), slice(None)] for page in places]
         for buffer, places in zip((pages, host), there.T.tolist(), strict=True)
     )
-    for name, pairs, targets, sources in (
-        ("offload", there, host_parts, here_parts),
-        ("onload", back, here_parts, host_parts),
+    for kind, pairs, targets, sources in (
+        (Move.OFFLOAD, there, host_parts, here_parts),
+        (Move.ONLOAD, back, here_parts, host_parts),
     ):
+        name = kind.name.lower()
         inputs = pages, host, to_buffer(pairs, bench.device)
-        ours = functools.partial(bench.models[name].execute, *inputs)
-        theirs = functools.partial(batch_inplace_copy, targets, sources)
-        for who, run in (("kvcache", ours), ("max", theirs)):
+        kernel = bench.models[f"{name}_pages"]
+        ways = {
+            "kvcache": (transfer.copy, (kind, pages, host, _runs(pairs))),
+            "kvcache kernel": (kernel.execute, inputs),
+            "max": (batch_inplace_copy, (targets, sources)),
+        }
+        if engines is None:
+            del ways["kvcache"]
+        for who, (copy, arguments) in ways.items():
             bench.note(
                 f"{name} 64KiB",
                 who,
-                bench.device_us(run),
+                bench.device_us(functools.partial(copy, *arguments)),
                 num_bytes=NUM_PAGES * PAGE_BYTES,
                 ceiling=name,
             )
 
 
 def _check(
-    bench: Bench, pages: Buffer, host: Buffer, there: npt.NDArray[np.uint32]
+    bench: Bench,
+    transfer: PageTransfer,
+    buffers: tuple[Buffer, Buffer],
+    there: npt.NDArray[np.uint32],
 ) -> None:
     """Sends the pages to the host, loads them back, and compares."""
-    device, contents = bench.device, to_array(pages)
+    (pages, host), device = buffers, bench.device
+    contents = to_array(pages)
     sources, targets = there.T
-    bench.models["offload"].execute(pages, host, to_buffer(there, device))
+    host.inplace_copy_from(Buffer.zeros(host.shape, DType.uint8, device))
+    transfer.copy(Move.OFFLOAD, pages, host, _runs(there))
     device.synchronize()  # Reading pinned memory waits for nothing.
     np.testing.assert_array_equal(to_array(host)[targets], contents[sources])
     back = Buffer.zeros(pages.shape, DType.uint8, device)
-    pairs = np.ascontiguousarray(there[:, ::-1])
-    bench.models["onload"].execute(back, host, to_buffer(pairs, device))
+    transfer.copy(Move.ONLOAD, back, host, _runs(there[:, ::-1]))
     np.testing.assert_array_equal(to_array(back), contents)
+
+
+def _runs(pairs: npt.NDArray[np.uint32]) -> list[Run]:
+    return list(runs(pairs.tolist()))

@@ -135,5 +135,9 @@ class TensorMismatchError(KVCacheError, RuntimeError):
     """A tensor whose shape, dtype or device does not fit the pool's."""
 
 
+class DriverError(KVCacheError, RuntimeError):
+    """A call of a GPU's driver failed."""
+
+
 class DeviceNotAvailableError(KVCacheError, RuntimeError):
     """A device that torch does not have here."""

@@ -32,6 +32,7 @@ from kvcache import errors
         (errors.SlotStateError, ValueError),
         (errors.TensorMismatchError, RuntimeError),
         (errors.DeviceNotAvailableError, RuntimeError),
+        (errors.DriverError, RuntimeError),
     ],
 )
 def test_an_error_is_ours_and_the_builtin_of_the_seed(

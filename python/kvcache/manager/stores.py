@@ -47,6 +47,12 @@ class PageStore:
         return pages[slice(begin, begin + count), *inner]
 
 
+def page_bytes(pages: Buffer) -> int:
+    """Returns the bytes of one page of a buffer `[num_pages, ...]`."""
+    count = pages.num_elements // pages.shape[0]
+    return int(count * pages.dtype.size_in_bytes)
+
+
 def page_shape(
     params: KVCacheParams, num_layers: int, page_size: int
 ) -> tuple[int, ...]:
