@@ -97,16 +97,15 @@ class CopyEngines:
         source, target = pages, host_pages
         if kind is Move.ONLOAD:
             source, target = target, source
-        copies = copies_of(source, target, chosen)
         num_queues = min(-(-len(chosen) // COPIES_PER_QUEUE), len(self._queues))
         queues = self._queues[:num_queues]
         default = self._device.default_queue
         try:
             for place, queue in enumerate(queues):
                 queue.wait_for(default)
-                self._driver.copy(
-                    copies[:, place::num_queues], queue.native_stream_handle
-                )
+                # The first queue copies while the others' addresses are made.
+                copies = copies_of(source, target, chosen[place::num_queues])
+                self._driver.copy(copies, queue.native_stream_handle)
         finally:
             for queue in queues:
                 default.wait_for(queue)
