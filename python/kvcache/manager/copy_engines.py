@@ -98,16 +98,17 @@ class CopyEngines:
         if kind is Move.ONLOAD:
             source, target = target, source
         num_queues = min(-(-len(chosen) // COPIES_PER_QUEUE), len(self._queues))
-        queues = self._queues[:num_queues]
         default = self._device.default_queue
+        used: list[DeviceQueue] = []
         try:
-            for place, queue in enumerate(queues):
-                queue.wait_for(default)
+            for place, queue in enumerate(self._queues[:num_queues]):
                 # The first queue copies while the others' addresses are made.
                 copies = copies_of(source, target, chosen[place::num_queues])
+                queue.wait_for(default)
+                used.append(queue)
                 self._driver.copy(copies, queue.native_stream_handle)
         finally:
-            for queue in queues:
+            for queue in used:
                 default.wait_for(queue)
 
 
