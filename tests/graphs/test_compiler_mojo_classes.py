@@ -9,9 +9,16 @@ import pytest
 from max.driver import CPU
 from max.graph import DeviceRef, Graph, Module
 
+from kernels.slot_caches import (
+    HEAD_DIM,
+    PAGE_SIZE,
+    PAGES,
+    fields,
+    quest_cache,
+    rows_of,
+)
 from kvcache.compiler.cache.context import Context
 from kvcache.compiler.compiling import compile as compile_context
-from kvcache.compiler.flows.quest import GQAQuestSparseAttention
 from kvcache.compiler.graph import program_of
 from kvcache.compiler.mojo_backend import slot_graphs
 from kvcache.compiler.mojo_backend.packages import (
@@ -21,11 +28,6 @@ from kvcache.compiler.mojo_backend.packages import (
 )
 from kvcache.compiler.mojo_backend.slot_graphs import GraphPlan
 from kvcache.compiler.numpy_backend import run_cache
-from kvcache.compiler.parents import PoolParent
-from kvcache.compiler.recording import record_cache
-from kvcache.compiler.runners import Requests, Runner, Settings
-
-PAGE_SIZE, BLOCK_SIZE, HEADS, HEAD_DIM, PAGES = 32, 16, 2, 24, 4
 
 
 @pytest.fixture(scope="module")
@@ -33,52 +35,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("compiled")
 
 
-def created(ctx: Any, folder: Path) -> Any:
-    parent = PoolParent(
-        page_size=PAGE_SIZE,
-        block_size=BLOCK_SIZE,
-        num_pages=PAGES * HEADS,
-        head_num=HEADS,
-        head_dim=HEAD_DIM,
-        group_size=2,
-    )
-    settings = Settings(
-        max_prefill_tokens=1,
-        vortex_dtype="float32",
-        vortex_compilation_cache_dir=folder,
-    )
-    return ctx.create(parent, Runner(settings, Requests(1)))
-
-
 @pytest.fixture(scope="module")
 def ctx(folder: Path) -> Context:
-    made = created(Context(), folder)
-    record_cache(GQAQuestSparseAttention(), made)
-    return made  # type: ignore[no-any-return]
-
-
-def fields(rng: np.random.Generator) -> dict[str, Any]:
-    rows = PAGES * HEADS * (PAGE_SIZE // BLOCK_SIZE)
-    tokens = (rows, BLOCK_SIZE, HEAD_DIM)
-    summary = (rows, 1, HEAD_DIM)
-    return {
-        "k": rng.standard_normal(tokens, np.float32),
-        "v": np.full(tokens, np.nan, np.float32),
-        "max": np.full(summary, -7, np.float32),
-        "min": np.full(summary, -7, np.float32),
-    }
+    return quest_cache(folder)
 
 
 def check(compiled: Any, ctx: Context, slots: list[int], seed: int) -> None:
     cache = fields(np.random.default_rng(seed))
     made = run_cache(program_of(ctx), cache)
-    rows = [
-        (slot // PAGE_SIZE * HEADS + head) * (PAGE_SIZE // BLOCK_SIZE)
-        + slot % PAGE_SIZE // BLOCK_SIZE
-        for slot in slots
-        if (slot + 1) % BLOCK_SIZE == 0
-        for head in range(HEADS)
-    ]
+    rows = rows_of(slots)
     expected = {name: cache[name].copy() for name in made}
     for name in made:
         expected[name][rows] = made[name][rows]
@@ -183,7 +148,6 @@ def test_a_graph_that_is_kept_is_not_compiled_again(
 
 def test_equal_pipelines_share_their_files(ctx: Context, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    other = created(Context(), folder)
-    record_cache(GQAQuestSparseAttention(), other)
+    other = quest_cache(folder)
     assert compile_context(other).__name__ == compile_context(ctx).__name__
     assert sorted(folder.rglob("*")) == before
