@@ -80,18 +80,20 @@ def pytest_ignore_collect(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what a folder or a fixture says about a test.
 
-    With `KVCACHE_BRIEF` a test of Hypothesis runs a quarter of its examples: CI
-    runs all of them on one Python only.
+    In CI, where examples are the same each time, a test of Hypothesis runs half
+    of them, and with `KVCACHE_BRIEF` a quarter.
 
     Raises:
         pytest.UsageError: If a test outside `tests/gpu` is marked `gpu`; the
             GPU machine would never see it.
     """
-    if os.environ.get("KVCACHE_BRIEF"):
+    share = 2 if os.environ.get("CI") else 1
+    share = 4 if os.environ.get("KVCACHE_BRIEF") else share
+    if share > 1:
         for owner, name in {owner_of_settings(item) for item in items}:
             whole = getattr(owner, name, None)
             if isinstance(whole, settings):
-                few = max(1, whole.max_examples // 4)
+                few = max(1, whole.max_examples // share)
                 setattr(owner, name, settings(whole, max_examples=few))
     for item in items:
         if item.path.is_relative_to(GPU_TESTS):

@@ -11,6 +11,9 @@ from kvcache import KVCacheParams, PagedKVCacheManager, Request
 
 HOST = CPU()
 
+REPLICAS = (3, 2)
+"""Replicas, and shards of each, where there are several."""
+
 
 def make(
     num_pages: int = 10,

@@ -20,6 +20,13 @@ _USES_SMALL_MODEL = re.compile(r"\bsmall_(?:sparse_)?served\b")
 """What serves the small model, compiled once a process for all."""
 
 
+FIRST = (
+    "tests/graphs/test_manager_inputs.py",
+    "tests/graphs/test_manager_replica_inputs.py",
+)
+"""What finds its graphs compiled before, as long as no session of the process
+has asserts on."""
+
 LONGEST = (
     "tests/graphs/test_smollm2.py",
     "kernels",
@@ -44,8 +51,8 @@ class GroupScheduling(LoadScopeScheduling):
         return group_of(nodeid.partition("::")[0])
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        """Gives a process the longest of what is left."""
-        for group in reversed(LONGEST):
+        """Gives a process what comes first, then the longest that is left."""
+        for group in reversed((*FIRST, *LONGEST)):
             if group in self.workqueue:
                 self.workqueue.move_to_end(group, last=False)
         super()._assign_work_unit(node)

@@ -55,7 +55,7 @@ from kvcache.ops import precompiled_package
 
 FEW_SPARSE = (
     sparse_configuration.CASES[0],
-    sparse_configuration.CASES[7],
+    sparse_configuration.CODES_OF_HEADS,
 )
 """Attention to chosen blocks by each kernel, plain and over codes."""
 

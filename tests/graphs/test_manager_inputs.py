@@ -8,7 +8,6 @@ import pytest
 from max.driver import Buffer
 from max.engine import InferenceSession
 
-from kernels.models import CompiledKernels
 from kvcache import PagedKVCacheManager
 from kvcache.errors import RequestStateError
 from managers import HOST, claimed, make
@@ -66,17 +65,3 @@ def test_a_manager_without_a_session_makes_one() -> None:
     inputs = manager.increment_cache_lengths(fetched(manager, 2), rows)
     assert inputs[0].cache_lengths.to_numpy().tolist() == [40, 3]
     assert manager.session is not None
-
-
-def test_a_graph_of_the_symbols_takes_the_inputs(
-    compiled_kernels: CompiledKernels,
-) -> None:
-    model = compiled_kernels.models["inputs_of_one"]
-    (inputs,) = fetched(make(), 3)
-    lengths, table, longest, null_page = model.execute(*inputs)
-    assert lengths.to_numpy().tolist() == [0, 0]
-    np.testing.assert_array_equal(
-        table.to_numpy(), inputs.lookup_table.to_numpy()
-    )
-    assert longest.to_numpy() == 40
-    assert null_page.to_numpy() == 0.0

@@ -9,11 +9,9 @@ import pytest
 from max.driver import Buffer
 from max.engine import InferenceSession
 
-from kernels.host_graphs import REPLICAS
-from kernels.models import CompiledKernels
 from kvcache import PagedKVCacheManager, Request
 from kvcache.errors import RequestStateError
-from managers import HOST, claimed, make_replicas
+from managers import HOST, REPLICAS, claimed, make_replicas
 
 
 @pytest.fixture(scope="module")
@@ -96,19 +94,6 @@ def test_rows_that_are_split_otherwise_are_refused(
     del step.data_parallel_splits
     with pytest.raises(RequestStateError, match="wanted data_parallel_splits"):
         manager.increment_cache_lengths(fetched, step)
-
-
-def test_a_graph_of_all_symbols_takes_all_inputs(
-    manager: PagedKVCacheManager,
-    batch: list[Request],
-    compiled_kernels: CompiledKernels,
-) -> None:
-    model = compiled_kernels.models["inputs_of_all"]
-    fetched = manager.fetch(batch)
-    outputs = model.execute(*(buffer for each in fetched for buffer in each))
-    wanted = [buffer for each in fetched for buffer in each[1:]]
-    for output, buffer in zip(outputs, wanted, strict=True):
-        np.testing.assert_array_equal(output.to_numpy(), buffer.to_numpy())
 
 
 def test_shards_of_one_replica_need_no_splits() -> None:

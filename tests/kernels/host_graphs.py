@@ -18,7 +18,7 @@ from kvcache import ops
 from kvcache.graphs.attention import attention_graph
 from kvcache.graphs.store import store_graph
 from kvcache.summaries import Summaries, SummaryField
-from managers import make, make_replicas
+from managers import REPLICAS, make, make_replicas
 
 from . import flows, indexers, max_attention, sparse_configuration, unfused
 from .build import max_attention_module, module_of, sparse_module
@@ -42,9 +42,6 @@ SUMMARISED: dict[str, Any] = {
     ),
 }
 """A cache whose blocks have summaries, which kernels are to leave alone."""
-
-REPLICAS = (3, 2)
-"""Replicas, and shards of each."""
 
 
 def kernels_on_host() -> CompiledKernels:

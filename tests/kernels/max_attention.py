@@ -28,10 +28,7 @@ def configuration(
     )
 
 
-ON_CPU = (
-    configuration("float32", 16, (3, 3), 40),
-    configuration("float32", 128, (1, 4), 128),
-)
+ON_CPU = (configuration("float32", 16, (2, 4), 40),)
 ON_GPU = (
     configuration("bfloat16", 16, (2, 4), 128),
     configuration("bfloat16", 32, (2, 1), 64),

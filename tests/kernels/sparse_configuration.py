@@ -80,20 +80,6 @@ CASES = (
     ),
     SparseCase(
         configuration=cache_of(
-            *("bfloat16", 64, (1, 8), 64),
-            rules=Rules(has_sinks=True, softcap=30),
-        ),
-        block_size=64,
-        top_k=1,
-    ),
-    SparseCase(
-        configuration=cache_of(
-            *("float32", 32, (2, 1), 16), kept=Kept("int8", "token")
-        ),
-        block_size=16,
-    ),
-    SparseCase(
-        configuration=cache_of(
             *("bfloat16", 64, (2, 4), 128),
             kept=Kept("float8_e4m3fn", "token", 32),
         ),
@@ -110,15 +96,7 @@ CASES = (
     ),
     SparseCase(
         configuration=cache_of(
-            *("bfloat16", 256, (2, 2), 64),
-            layers=(1, 2),
-            kept=Kept("float8_e4m3fn", "head"),
-        ),
-        block_size=64,
-    ),
-    SparseCase(
-        configuration=cache_of(
-            *("bfloat16", 64, (1, 1), 64), kept=Kept("int8", "tensor")
+            *("bfloat16", 32, (1, 1), 64), kept=Kept("int8", "tensor")
         ),
         block_size=16,
     ),
@@ -127,8 +105,33 @@ CASES = (
 and parts of them; all that the tests compile for the CPU."""
 
 
+CODES_OF_HEADS = SparseCase(
+    configuration=cache_of(
+        *("bfloat16", 256, (2, 2), 64),
+        layers=(1, 2),
+        kept=Kept("float8_e4m3fn", "head"),
+    ),
+    block_size=64,
+)
+"""Codes that the decode kernel of a GPU reads."""
+
 ON_GPU = (
     *CASES,
+    CODES_OF_HEADS,
+    SparseCase(
+        configuration=cache_of(
+            *("bfloat16", 64, (1, 8), 64),
+            rules=Rules(has_sinks=True, softcap=30),
+        ),
+        block_size=64,
+        top_k=1,
+    ),
+    SparseCase(
+        configuration=cache_of(
+            *("float32", 32, (2, 1), 16), kept=Kept("int8", "token")
+        ),
+        block_size=16,
+    ),
     SparseCase(
         configuration=cache_of("bfloat16", 16, (1, 1), 40),
         block_size=16,
