@@ -10,7 +10,8 @@ The layout is Llama 3 8B's: 32 query heads over 8 key-value heads of 128, pages
 of 128 tokens in random order, blocks of 64. A time is that of one layer: scores
 and choice of blocks, and attention to them. `speedup` is over dense decode of
 the same batch in the same run. Rows of stores have those of all layers of a
-step, without and with the summaries of the blocks that it completes, per layer;
+step, without and with the summaries of the blocks that it completes, per layer,
+and without and with the rotation (`rope_store`) that models do with it;
 those of `decode 64` are means over 16 steps of the 64 that complete a block of
 each sequence.
 On a GPU graphs are captured and replayed, and timed by the device's clock; on
@@ -152,22 +153,29 @@ def measure_stores(
     }
     for case, lengths_of_steps in steps_of.items():
         for name, summaries in flows.items():
-            alone, both = [], []
+            times: dict[str, list[float]] = {}
             for lengths in lengths_of_steps:
                 batch = steps.stores(
                     machine, lengths, num_layers=layers, summaries=summaries
                 )
-                alone.append(timer(f"{name}_store_only", layers, batch.inputs))
-                both.append(timer(f"{name}_store", layers, batch.inputs))
-            us, with_summaries = statistics.mean(alone), statistics.mean(both)
-            yield {
-                "case": f"store {case}",
-                "who": name,
-                "layers": layers,
-                "us": round(us, 3),
-                "with_summaries_us": round(with_summaries, 3),
-                "added_pct": round(100 * (with_summaries / us - 1), 1),
-            }
+                for what, inputs in (
+                    ("store", batch.inputs),
+                    ("rope_store", batch.rotated(machine)),
+                ):
+                    for graph in (f"{what}_only", what):
+                        us = timer(f"{name}_{graph}", layers, inputs)
+                        times.setdefault(graph, []).append(us)
+            mean = {graph: statistics.mean(us) for graph, us in times.items()}
+            for what in ("store", "rope_store"):
+                alone, both = mean[f"{what}_only"], mean[what]
+                yield {
+                    "case": f"{what} {case}",
+                    "who": name,
+                    "layers": layers,
+                    "us": round(alone, 3),
+                    "with_summaries_us": round(both, 3),
+                    "added_pct": round(100 * (both / alone - 1), 1),
+                }
 
 
 def check(

@@ -58,6 +58,8 @@ def add_graphs(
     for name, flow in flows.items():
         for what in ("store", "store_only"):
             _add(module, machine, f"{name}_{what}", store_layers, flow)
+        for kept in (flow, None):
+            _add_rotations(module, machine, name, store_layers, flow, kept)
 
 
 def _add(  # noqa: PLR0917  (private, and each is of another type)
@@ -101,6 +103,50 @@ def _add(  # noqa: PLR0917  (private, and each is of another type)
         for layer in range(num_layers):
             results += _attend(inputs, flow, offsets, rest, layer, name)
         graph.output(*results)
+
+
+def _add_rotations(  # noqa: PLR0917  (private, and each is of another type)
+    module: Module,
+    machine: steps.Machine,
+    name: str,
+    num_layers: int,
+    flow: FlowOps,
+    kept: FlowOps | None,
+) -> None:
+    """Adds a graph that rotates and stores, and keeps summaries or none.
+
+    Its inputs are those of the cache, row offsets, queries, keys and values of
+    each row, and the rotation of each position.
+    """
+    cache = cache_types(machine, num_layers, flow)
+    heads = steps.NUM_Q_HEADS + 2 * steps.NUM_KV_HEADS
+    what = "rope_store" if kept else "rope_store_only"
+    with Graph(
+        f"{name}_{what}_{num_layers}",
+        input_types=[
+            *cache,
+            row_offsets_type(machine.ref),
+            TensorType(
+                machine.dtype,
+                ["total_tokens", heads * steps.HEAD_DIM],
+                machine.ref,
+            ),
+            TensorType(
+                DType.float32, ["num_positions", steps.HEAD_DIM], machine.ref
+            ),
+        ],
+        custom_extensions=extensions([flow]),
+        module=module,
+    ) as graph:
+        inputs = CacheInputs.of(graph.inputs[: len(cache)])
+        offsets, qkv, freqs = (
+            value.tensor for value in graph.inputs[len(cache) :]
+        )
+        queries = [
+            ops.rope_store(inputs, qkv, freqs, offsets, layer=layer, flow=kept)
+            for layer in range(num_layers)
+        ]
+        graph.output(queries[-1])
 
 
 def _attend(  # noqa: PLR0917  (a layer's tensors)

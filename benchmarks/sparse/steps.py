@@ -16,6 +16,7 @@ from kvcache.summaries import Summaries, SummaryField
 
 NUM_KV_HEADS = 8
 NUM_Q_HEADS = 32
+MOST_POSITIONS = 8192
 HEAD_DIM = 128
 SCALE = HEAD_DIM**-0.5
 BLOCK_SIZE = 64
@@ -61,6 +62,16 @@ class Stores:
     def inputs(self) -> tuple[Buffer, ...]:
         """What graphs that store take."""
         return *self.cache, self.offsets, self.keys, self.values
+
+    def rotated(self, machine: Machine) -> tuple[Buffer, ...]:
+        """Returns what graphs take that rotate as many rows."""
+        heads = NUM_Q_HEADS + 2 * NUM_KV_HEADS
+        qkv = machine.numbers((self.keys.shape[0], heads * HEAD_DIM), 6)
+        angles = np.random.default_rng(7).standard_normal(
+            (MOST_POSITIONS, HEAD_DIM), np.float32
+        )
+        freqs = Buffer.from_numpy(angles).to(machine.device)
+        return *self.cache, self.offsets, qkv, freqs
 
 
 @dataclass(frozen=True, slots=True)
