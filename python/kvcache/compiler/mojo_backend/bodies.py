@@ -17,9 +17,9 @@ MOST_AHEAD = 16
 FEW_KEPT = 32
 """The numbers that teams of a few lanes may keep in shared memory, each."""
 
-MOST_KEPT = 11 * 1024
-"""The numbers that a team keeps in shared memory at most: of the 48 KiB of a
-block, what tables leave."""
+MOST_KEPT = 11 * 1024 // 4
+"""The float32 numbers that a team keeps in shared memory at most: a quarter of
+what tables leave of the 48 KiB that four warps have together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class KernelText:
     """Its members, in the order of its initialiser."""
     is_per_block: bool = True
     """Whether it computes something for each block."""
+    kept: int = 0
+    """The numbers that a team keeps in shared memory."""
 
 
 def summariser(
@@ -60,7 +62,7 @@ def summariser(
         text += f"    comptime held_lanes = {held.lanes}\n\n"
         text += _team_method("summarise_held", "held_lanes", held)
         text += held_method(tensors, bindings)
-    return KernelText(name, text, members(tensors, bindings))
+    return KernelText(name, text, members(tensors, bindings), kept=gpu.kept)
 
 
 def scorer(name: str, pipeline: Pipeline, bindings: Bindings) -> KernelText:

@@ -11,6 +11,10 @@ from kvcache.compiler.mojo_backend.graph_ops import (
 from kvcache.compiler.mojo_backend.scoring import ScorePlan
 from kvcache.compiler.mojo_backend.summarising import SummaryPlan
 
+MOST_KEPT = 1024
+"""The numbers that a team keeps at most where eight warps store a block, with
+its keys in 16 of their 48 KiB of shared memory."""
+
 PAGES = """\
 comptime params = KVCacheStaticParams(
     num_heads=num_kv_heads, head_size=head_dim
@@ -74,8 +78,9 @@ def store_op(
 ) -> str:
     """Writes one operation.
 
-    On a GPU a step with prompts makes each layer's summaries with its store.
-    Elsewhere all layers' are made at once, behind the last layer's store: where
+    On a GPU a step with prompts makes each layer's summaries with its store,
+    unless they want more shared memory than there is. Elsewhere all layers' are
+    made at once, behind the last layer's store: where
     each sequence has one token, few blocks get complete.
 
     Args:
@@ -163,7 +168,8 @@ def _store(
     rows = "work" if rotates else "new_keys, new_values, key_cache, value_cache"
     text += f'comptime if target == "cpu":\n    {name}_cpu({of_all})\nelse:\n'
     kernels = summaries.kernels()
-    if len(kernels) == 1 and not is_quantized:
+    is_small = len(kernels) == 1 and kernels[0].kept <= MOST_KEPT
+    if is_small and not is_quantized:
         mover = f"{'RopeMover' if rotates else 'StoreMover'}({rows})"
         flow = made(kernels[0], is_score=False)
         text += BLOCKS.format(mover=mover, flow=flow)
