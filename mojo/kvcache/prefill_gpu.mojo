@@ -8,8 +8,15 @@ See:
     [FlashAttention-2](https://arxiv.org/abs/2307.08691).
 """
 
-from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, barrier
-from max.gpu.host import DeviceContext, FuncAttribute
+from max.gpu import (
+    MAX_THREADS_PER_BLOCK_METADATA,
+    barrier,
+    block_idx,
+    grid_dim,
+    thread_idx,
+)
+from max.gpu.intrinsics import warpgroup_reg_alloc, warpgroup_reg_dealloc
+from max.gpu.host import DeviceAttribute, DeviceContext, FuncAttribute
 from max.gpu.memory import (
     async_copy_wait_all,
     external_memory,
@@ -18,6 +25,12 @@ from max.gpu.memory import (
 from std.memory import AddressSpace, stack_allocation
 from std.utils.static_tuple import StaticTuple
 
+from std.math import ceildiv
+from layout.tma_async import SharedMemBarrier
+from max.gpu.memory import fence_mbarrier_init
+from .prefill_attend import attend_to_tiles
+from .prefill_feed import Boxes, Feed
+from .prefill_ring import PLACES, Ring
 from .prefill_call import PrefillCall
 from .prefill_queries import load_queries
 from .prefill_rows import RowSums
@@ -49,7 +62,7 @@ def prefill_kernel[shape: PrefillShape](call: PrefillCall[shape], tiles: Int32):
         4 * shape.chunks(), Int64, address_space=AddressSpace.SHARED
     ]()
     var tile = Tile[shape](
-        call.batch, call.keys.cache_lengths.ptr, call.rules, Int(tiles)
+        call.batch, call.keys.cache_lengths.ptr, call.rules, Int(block_idx.x), Int(tiles)
     )
     if tile.is_empty():
         return
@@ -72,6 +85,75 @@ def prefill_kernel[shape: PrefillShape](call: PrefillCall[shape], tiles: Int32):
         sums.attend(stages, block)
         stages.note_page(block + 2, page)
     sums.write(call, tile)
+
+
+@__llvm_metadata(
+    MAX_THREADS_PER_BLOCK_METADATA=StaticTuple[Int32, 1](
+        Int32(shape.threads())
+    ),
+    `nvvm.minctasm`=SIMDLength(1),
+)
+@__llvm_arg_metadata(keys, `nvvm.grid_constant`)
+@__llvm_arg_metadata(values, `nvvm.grid_constant`)
+def fed_prefill_kernel[
+    shape: PrefillShape
+](
+    call: PrefillCall[shape],
+    keys: Boxes[shape],
+    values: Boxes[shape],
+    tiles: Int32,
+):
+    """Computes tiles, one after the other, fed by one warpgroup.
+
+    Parameters:
+        shape: What the kernel is compiled for.
+
+    Args:
+        call: The tensors.
+        tiles: The tiles of one key-value head.
+    """
+    var memory = external_memory[
+        UInt8, address_space=AddressSpace.SHARED, alignment=ALIGNMENT
+    ]()
+    var signals = stack_allocation[
+        Ring[shape].signals,
+        SharedMemBarrier,
+        address_space=AddressSpace.SHARED,
+        alignment=8,
+    ]()
+    var places = stack_allocation[
+        PLACES, Tile[shape], address_space=AddressSpace.SHARED
+    ]()
+    var ring = Ring[shape](memory, signals, places)
+    if thread_idx.x == 0:
+        ring.prepare()
+        fence_mbarrier_init()
+    barrier()
+    if Int(thread_idx.x) >= shape.multipliers():
+        warpgroup_reg_dealloc[40]()
+        var feed = Feed(call, ring)
+        var total = Int(tiles) * shape.kv_params.num_heads
+        var blocks = Int(grid_dim.x)
+        for round in range(ceildiv(total, blocks)):
+            var way = Int(block_idx.x)
+            if round % 2 == 1:
+                way = blocks - 1 - way
+            var number = round * blocks + way
+            if number >= total:
+                continue
+            var tile = Tile[shape](
+                call.batch,
+                call.keys.cache_lengths.ptr,
+                call.rules,
+                number,
+                Int(tiles),
+            )
+            if not tile.is_empty():
+                feed.bring(tile, keys, values)
+        feed.end()
+    else:
+        warpgroup_reg_alloc[232]()
+        attend_to_tiles(call, ring)
 
 
 def prefill_gpu[
@@ -97,6 +179,32 @@ def prefill_gpu[
     var tiles = Tile[shape].most_tiles(
         total_tokens=total_tokens, batch_size=Int(call.batch.batch_size)
     )
+    comptime if shape.is_fed():
+        comptime fed_kernel = fed_prefill_kernel[shape]
+        var blocks = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
+        ctx.enqueue_function[fed_kernel](
+            call,
+            call.keys.create_tma_tile[
+                shape.box_rows(),
+                shape.panel(),
+                shape.swizzle(),
+                is_k_major=True,
+            ](ctx),
+            call.values.create_tma_tile[
+                shape.box_rows(),
+                shape.panel(),
+                shape.swizzle(),
+                is_k_major=True,
+            ](ctx),
+            Int32(tiles),
+            grid_dim=min(tiles * shape.kv_params.num_heads, Int(blocks)),
+            block_dim=shape.threads(),
+            shared_mem_bytes=bytes,
+            func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(
+                UInt32(bytes)
+            ),
+        )
+        return
     ctx.enqueue_function[kernel](
         call,
         Int32(tiles),

@@ -47,7 +47,7 @@ def descriptor[shape: PrefillShape](matrix: Shared[UInt8]) -> Int64:
 def scores_of[
     shape: PrefillShape
 ](queries: Int64, keys: Int64) -> SIMD[DType.float32, shape.keys // 2]:
-    """Multiplies a warpgroup's queries with a block of keys.
+    """Starts to multiply a warpgroup's queries with a block of keys.
 
     Parameters:
         shape: What the kernel is compiled for.
@@ -57,7 +57,7 @@ def scores_of[
         keys: The descriptor of the keys.
 
     Returns:
-        A lane's part of 64 rows, a column for each key.
+        A lane's part of 64 rows, a column for each key; `kept` after a wait.
     """
     comptime half = shape.half()
     comptime per_panel = shape.panel() // STEP
@@ -84,8 +84,7 @@ def scores_of[
             scores,
         )
     wgmma_commit_group_sync()
-    wait_for_products()
-    return kept(scores)
+    return scores
 
 
 @always_inline
@@ -96,13 +95,14 @@ def add_values[
     weights: SIMD[DType.uint32, shape.keys // 4],
     values: Int64,
 ):
-    """Adds a block's values, times their weights.
+    """Starts to add a block's values, times their weights.
 
     Parameters:
         shape: What the kernel is compiled for.
 
     Args:
-        sums: What they are added to, a lane's part of 64 rows, by panels.
+        sums: What they are added to, a lane's part of 64 rows, by panels;
+            `kept` before it and after a wait.
         weights: A lane's part of the weights, in pairs of halves, as
             `scores_of` has them.
         values: The descriptor of the values.
@@ -119,17 +119,17 @@ def add_values[
                 sums[panel],
             )
     wgmma_commit_group_sync()
-    wait_for_products()
-    comptime for panel in range(shape.panels()):
-        sums[panel] = kept(sums[panel])
 
 
 @always_inline
-def wait_for_products():
-    """Waits until the warpgroup's products are in their registers."""
-    inlined_assembly[
-        "wgmma.wait_group.sync.aligned 0;", NoneType, constraints="~{memory}"
-    ]()
+def wait_for_products[pending: Int]():
+    """Waits until the warpgroup's products are in their registers.
+
+    Parameters:
+        pending: The calls, the latest ones, whose products need not be there.
+    """
+    comptime wait = String("wgmma.wait_group.sync.aligned ", pending, ";")
+    inlined_assembly[wait, NoneType, constraints="~{memory}"]()
 
 
 @always_inline

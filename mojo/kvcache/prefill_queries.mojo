@@ -1,9 +1,7 @@
 """Brings a tile's queries into shared memory."""
 
-from max.gpu import thread_idx
-
 from .prefill_call import PrefillCall
-from .prefill_shape import PrefillShape, place_of
+from .prefill_shape import PrefillShape, loader, place_of
 from .prefill_tile import Tile
 from .shared_memory import PIECE_BYTES, Shared, copy_piece
 
@@ -27,7 +25,7 @@ def load_queries[
     comptime width = PIECE_BYTES // 2
     comptime pieces = shape.head_dim() // width
     comptime total = shape.rows() * pieces
-    for i in range(Int(thread_idx.x), total, shape.threads()):
+    for i in range(loader[shape](), total, shape.loaders()):
         var row, piece = divmod(i, pieces)
         var is_row = tile.has(Int32(row))
         var source = call.queries.unsafe_offset(

@@ -22,7 +22,13 @@ from .attention_rules import (
     RulesInUse,
 )
 from .prefill_call import PrefillCall
-from .prefill_products import add_values, descriptor, scores_of
+from .prefill_products import (
+    add_values,
+    descriptor,
+    kept,
+    scores_of,
+    wait_for_products,
+)
 from .prefill_shape import WARPGROUP, WARPGROUP_ROWS, PrefillShape
 from .prefill_stage import Stages
 from .prefill_tile import Tile
@@ -106,45 +112,104 @@ struct RowSums[shape: PrefillShape]:
         var scores = scores_of[Self.shape](
             self.queries, descriptor[Self.shape](keys)
         )
-        self._prepare(scores, stages, block)
-        var start = stages.tile.seen(block)
-        if not stages.tile.sees_block(start):
-            self._hide(stages.tile, scores, start)
-        var fade = Float32(1)
+        wait_for_products[0]()
+        scores = kept(scores)
+        var unit_fade = Float32(1)
         comptime if Self.shape.is_quantized():
-            fade = self._unit_fade(stages, block)
-        self._soften(scores, factor_of(stages.call.rules), fade)
+            self._scale_products(scores, stages, block)
+            unit_fade = self._unit_fade(stages, block)
+        var fade = self.weigh(scores, stages.call.rules, stages.tile, block)
+        comptime for side in range(2):
+            fade[side] *= unit_fade
+        self.fade(fade)
         comptime if Self.shape.is_quantized():
             self._scale(scores, stages, block)
         add_values[Self.shape](
             self.sums,
-            bitcast[DType.uint32, Self.keys // 4](
-                scores.cast[Self.shape.half()]()
-            ),
+            self.rounded(scores),
             descriptor[Self.shape](
                 keys.unsafe_offset(Self.shape.plane_bytes())
             ),
         )
+        wait_for_products[0]()
+        self.keep()
 
     @always_inline
-    def _prepare(
-        self, mut scores: Self.Scores, stages: Stages[Self.shape], block: Int
-    ):
-        """Forms scores of products, but for what `factor_of` gives."""
-        var rules = stages.call.rules
-        comptime if Self.shape.is_quantized():
-            var scales = stages.scales(block).unsafe_offset(
-                2 * (Int(lane_id()) % 4)
-            )
-            comptime for i in range(Self.keys // 8):
-                var pair = scales.unsafe_load[width=2, alignment=8](8 * i)
-                comptime for side in range(2):
-                    scores[4 * i + 2 * side] *= pair[0]
-                    scores[4 * i + 2 * side + 1] *= pair[1]
+    def weigh(
+        mut self,
+        mut scores: Self.Scores,
+        rules: AttentionRules[Self.shape.rules],
+        tile: Tile[Self.shape],
+        block: Int,
+    ) -> Array[Float32, 2]:
+        """Turns products of queries and keys into weights.
+
+        Args:
+            scores: The products.
+            rules: How scores are formed.
+            tile: The rows.
+            block: The block of keys.
+
+        Returns:
+            What the sums of each row are to be multiplied by.
+        """
         comptime if Self.shape.rules.softcap:
             # One by one: all at once they would not fit the registers.
             comptime for i in range(Self.keys // 2):
                 scores[i] = rules.capped(scores[i] * rules.scale)
+        var start = tile.seen(block)
+        if not tile.sees_block(start):
+            self._hide(tile, scores, start)
+        return self._soften(scores, factor_of(rules))
+
+    @always_inline
+    def rounded(
+        self, weights: Self.Scores
+    ) -> SIMD[DType.uint32, Self.keys // 4]:
+        """Rounds weights to the type that is multiplied.
+
+        Args:
+            weights: The weights.
+
+        Returns:
+            The halves, in pairs.
+        """
+        return bitcast[DType.uint32, Self.keys // 4](
+            weights.cast[Self.shape.half()]()
+        )
+
+    @always_inline
+    def keep(mut self):
+        """Lets nothing use the sums before what comes before this call."""
+        comptime for panel in range(Self.shape.panels()):
+            self.sums[panel] = kept(self.sums[panel])
+
+    @always_inline
+    def fade(mut self, by: Array[Float32, 2]):
+        """Rescales the sums.
+
+        Args:
+            by: What each row's are multiplied by.
+        """
+        comptime for panel in range(Self.shape.panels()):
+            comptime for side in range(2):
+                comptime for i in range(Self.shape.panel() // 8):
+                    self.sums[panel][4 * i + 2 * side] *= by[side]
+                    self.sums[panel][4 * i + 2 * side + 1] *= by[side]
+
+    @always_inline
+    def _scale_products(
+        self, mut scores: Self.Scores, stages: Stages[Self.shape], block: Int
+    ):
+        """Multiplies products with the scales of their keys."""
+        var scales = stages.scales(block).unsafe_offset(
+            2 * (Int(lane_id()) % 4)
+        )
+        comptime for i in range(Self.keys // 8):
+            var pair = scales.unsafe_load[width=2, alignment=8](8 * i)
+            comptime for side in range(2):
+                scores[4 * i + 2 * side] *= pair[0]
+                scores[4 * i + 2 * side + 1] *= pair[1]
 
     @always_inline
     def _hide(
@@ -169,9 +234,10 @@ struct RowSums[shape: PrefillShape]:
 
     @always_inline
     def _soften(
-        mut self, mut scores: Self.Scores, factor: Float32, scale_fade: Float32
-    ):
-        """Turns scores into weights, and rescales what came before."""
+        mut self, mut scores: Self.Scores, factor: Float32
+    ) -> Array[Float32, 2]:
+        """Turns scores into weights, and says what fades by how much."""
+        var fade = Array[Float32, 2](fill=1)
         comptime for side in range(2):
             var pair = SIMD[DType.float32, 2](self.largest[side])
             comptime for i in range(Self.keys // 8):
@@ -179,7 +245,7 @@ struct RowSums[shape: PrefillShape]:
             var top = pair.reduce_max()
             top = max(top, warp.shuffle_xor(top, 1))
             top = max(top, warp.shuffle_xor(top, 2))
-            var fade = exp2((self.largest[side] - top) * factor)
+            fade[side] = exp2((self.largest[side] - top) * factor)
             self.largest[side] = top
             var shift = -top * factor
             var total = SIMD[DType.float32, 2](0)
@@ -188,12 +254,10 @@ struct RowSums[shape: PrefillShape]:
                     comptime at = 4 * i + 2 * side + next
                     scores[at] = exp2(scores[at].fma(factor, shift))
                     total[next] += scores[at]
-            self.weight[side] = self.weight[side] * fade + total.reduce_add()
-            fade *= scale_fade
-            comptime for panel in range(Self.shape.panels()):
-                comptime for i in range(Self.shape.panel() // 8):
-                    self.sums[panel][4 * i + 2 * side] *= fade
-                    self.sums[panel][4 * i + 2 * side + 1] *= fade
+            self.weight[side] = (
+                self.weight[side] * fade[side] + total.reduce_add()
+            )
+        return fade^
 
     @always_inline
     def _unit_fade(mut self, stages: Stages[Self.shape], block: Int) -> Float32:

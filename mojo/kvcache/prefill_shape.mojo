@@ -1,6 +1,10 @@
 """What the prefill kernel is compiled for, and what follows from it."""
 
+from max.gpu import thread_idx
 from kv_cache.types import KVCacheStaticParams
+
+from max.gpu.host.nvidia.tma import TensorMapSwizzle
+from std.math import gcd
 
 from .attention_rules import RulesInUse
 from .scales import Quantization
@@ -89,9 +93,17 @@ struct PrefillShape(TrivialRegisterPassable):
             quantization=quantization,
             rules=rules,
             warpgroups=3 if turns_codes and is_small else 2,
-            keys=64,
-            blocks=2 if is_small and not turns_codes else 1,
+            keys=128 if is_small and not turns_codes else 64,
+            blocks=1,
         )
+
+    def is_fed(self) -> Bool:
+        """Returns whether a warpgroup of its own loads for the others.
+
+        Returns:
+            Whether it does; else all load, and all multiply.
+        """
+        return not self.is_quantized() and self.head_dim() <= 128
 
     def is_quantized(self) -> Bool:
         """Returns whether elements mean their products with a scale.
@@ -139,7 +151,23 @@ struct PrefillShape(TrivialRegisterPassable):
         Returns:
             The threads.
         """
+        return self.multipliers() + (WARPGROUP if self.is_fed() else 0)
+
+    def multipliers(self) -> Int:
+        """Returns the threads of a block that multiply; they come first.
+
+        Returns:
+            The threads.
+        """
         return self.warpgroups * WARPGROUP
+
+    def loaders(self) -> Int:
+        """Returns the threads of a block that load; they come last.
+
+        Returns:
+            The threads.
+        """
+        return WARPGROUP if self.is_fed() else self.threads()
 
     def rows(self) -> Int:
         """Returns the rows of a tile: pairs of a token and a query head.
@@ -168,6 +196,26 @@ struct PrefillShape(TrivialRegisterPassable):
         if self.head_dim() % 64 == 0:
             return 64
         return 32 if self.head_dim() % 32 == 0 else 16
+
+    def swizzle(self) -> TensorMapSwizzle:
+        """Returns how a panel's rows are permuted.
+
+        Returns:
+            The mode whose span is a panel.
+        """
+        if self.panel() == 64:
+            return TensorMapSwizzle.SWIZZLE_128B
+        if self.panel() == 32:
+            return TensorMapSwizzle.SWIZZLE_64B
+        return TensorMapSwizzle.SWIZZLE_32B
+
+    def box_rows(self) -> Int:
+        """Returns the tokens that tensor memory copies at once.
+
+        Returns:
+            The most that lie in one page, wherever a block of keys starts.
+        """
+        return gcd(self.page_size, self.keys)
 
     def panels(self) -> Int:
         """Returns how many panels hold a head.
@@ -217,6 +265,8 @@ struct PrefillShape(TrivialRegisterPassable):
         Returns:
             The bytes: queries, two stages, and what codes are turned into.
         """
+        if self.is_fed():
+            return 2 * self.query_bytes() + 4 * self.plane_bytes()
         var turned = 2 * self.plane_bytes() if self.is_quantized() else 0
         return self.query_bytes() + turned + 2 * self.stage_bytes()
 
@@ -242,6 +292,19 @@ struct PrefillShape(TrivialRegisterPassable):
             and self.head_dim() <= 256
             and self.page_size % CHUNK == 0
         )
+
+
+@always_inline
+def loader[shape: PrefillShape]() -> Int:
+    """Returns the number of a thread among those that load.
+
+    Parameters:
+        shape: What the kernel is compiled for.
+
+    Returns:
+        The number.
+    """
+    return Int(thread_idx.x) - (shape.threads() - shape.loaders())
 
 
 @always_inline

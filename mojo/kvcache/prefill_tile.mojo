@@ -5,7 +5,7 @@ a query head of the group, token by token; a tile is some of them. So every key
 that is loaded serves all query heads.
 """
 
-from max.gpu import block_idx, lane_id
+from max.gpu import lane_id
 from max.gpu.primitives import warp
 from std.bit import pop_count
 
@@ -14,6 +14,7 @@ from .prefill_shape import CHUNK, LANES, PrefillShape
 from .ragged import RaggedBatch
 
 
+@fieldwise_init
 struct Tile[shape: PrefillShape](TrivialRegisterPassable):
     """Rows of one sequence, and the blocks of keys that they see.
 
@@ -54,14 +55,19 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
     var gap: Int32
     """The whole blocks of keys, in the middle, that no row sees."""
 
+    def __init__(out self):
+        """Makes a tile without rows."""
+        self = Self(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
     def __init__(
         out self,
         batch: RaggedBatch,
         lengths: Pointer[UInt32, ImmUntrackedOrigin],
         rules: AttentionRules[Self.shape.rules],
+        number: Int,
         tiles: Int,
     ):
-        """Finds the tile of this block.
+        """Finds a tile.
 
         Sequence `s` has the tiles from `start(s) * group / rows + s` on, which
         are enough for its rows. Blocks take tiles from the last one on, so that
@@ -71,18 +77,17 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
             batch: The rows of each sequence.
             lengths: Tokens cached before this step, `[batch_size]`.
             rules: What a query sees.
+            number: The tile, counted over all key-value heads.
             tiles: How many tiles there are, those without rows included.
         """
         comptime rows = Self.shape.rows()
         comptime group = Self.shape.group()
         comptime keys = Int32(Self.shape.keys)
-        var number, head = divmod(
-            Int(block_idx.x), Self.shape.kv_params.num_heads
-        )
-        number = tiles - 1 - number
-        var low = _sequence_of[rows, group](batch, number)
+        var of_head, head = divmod(number, Self.shape.kv_params.num_heads)
+        of_head = tiles - 1 - of_head
+        var low = _sequence_of[rows, group](batch, of_head)
         var start = batch.start(low)
-        var first = (number - start * group // rows - low) * rows
+        var first = (of_head - start * group // rows - low) * rows
         var end = min((batch.start(low + 1) - start) * group, first + rows)
         var cached = Int(lengths[unsafe_offset=low])
         self.seq = Int32(low)
@@ -233,6 +238,24 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
         """
         var last = min(position + Int32(CHUNK - 1), self.newest)
         return self.sees(position) or (position <= last and self.sees(last))
+
+    @always_inline
+    def is_whole(self, position: Int32) -> Bool:
+        """Returns whether each key of a block is seen by some row.
+
+        Args:
+            position: The position of the block's first key.
+
+        Returns:
+            Whether it is.
+        """
+        var last = position + Int32(Self.shape.keys - 1)
+        var is_seen = last <= self.newest
+        comptime if Self.shape.rules.window:
+            is_seen = is_seen and (
+                position >= self.window_start or last < self.sink_tokens
+            )
+        return is_seen
 
     @always_inline
     def sees_block(self, position: Int32) -> Bool:

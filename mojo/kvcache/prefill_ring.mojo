@@ -1,0 +1,218 @@
+"""Shared memory through which one warpgroup feeds the others.
+
+Queries, keys and values have two places each, which are filled and used in
+turns. Signals tell who waits for whom.
+"""
+
+from layout.tma_async import SharedMemBarrier
+from max.gpu import lane_id
+from max.gpu.memory import fence_async_view_proxy
+from std.sys._assembly import inlined_assembly
+
+from .prefill_shape import LANES, WARPGROUP, PrefillShape
+from .prefill_tile import Tile
+from .shared_memory import Shared
+
+comptime PLACES = 2
+"""The places of each kind."""
+
+comptime QUERIES = 0
+"""The kind of places that hold a tile's queries."""
+
+comptime KEYS = 1
+"""The kind of places that hold a block of keys."""
+
+comptime VALUES = 2
+"""The kind of places that hold a block of values."""
+
+comptime KINDS = 3
+"""How many kinds there are."""
+
+
+@fieldwise_init
+struct Turn(TrivialRegisterPassable):
+    """How many times the places of a kind were filled, or used, so far."""
+
+    var count: UInt32
+    """The times."""
+
+    @always_inline
+    def place(self) -> Int:
+        """Returns the place whose turn it is.
+
+        Returns:
+            The place.
+        """
+        return Int(self.count % UInt32(PLACES))
+
+    @always_inline
+    def phase(self) -> UInt32:
+        """Returns what a wait for this turn's signal takes.
+
+        Returns:
+            0 and 1, by turns of the place.
+        """
+        return self.count // UInt32(PLACES) % 2
+
+
+struct Ring[shape: PrefillShape](TrivialRegisterPassable):
+    """The places and their signals.
+
+    Parameters:
+        shape: What the kernel is compiled for.
+    """
+
+    comptime signals = 2 * KINDS * PLACES
+    """A place's signals: it is full, it is free."""
+
+    var memory: Shared[UInt8]
+    """The places: queries, keys, values."""
+
+    var signal: Shared[SharedMemBarrier]
+    """The signals, `[2, KINDS, PLACES]`."""
+
+    var tiles: Shared[Tile[Self.shape]]
+    """The tiles of the places of queries."""
+
+    def __init__(
+        out self,
+        memory: Shared[UInt8],
+        signal: Shared[SharedMemBarrier],
+        tiles: Shared[Tile[Self.shape]],
+    ):
+        """Collects where everything lies.
+
+        Args:
+            memory: `shared_bytes` of memory.
+            signal: Memory for `signals` signals.
+            tiles: Memory for `PLACES` tiles.
+        """
+        self.memory = memory
+        self.signal = signal
+        self.tiles = tiles
+
+    def prepare(self):
+        """Makes the signals; one thread calls it, and all wait for it."""
+        comptime for kind in range(KINDS):
+            # A tile is written by one of the threads, which tells so.
+            var writers = WARPGROUP + 1 if kind == QUERIES else 1
+            var readers = Self.shape.warpgroups * WARPGROUP // LANES
+            for place in range(PLACES):
+                self.full(kind, place)[].init(Int32(writers))
+                self._free(kind, place)[].init(Int32(readers))
+
+    @always_inline
+    def full(self, kind: Int, place: Int) -> Shared[SharedMemBarrier]:
+        """Returns the signal that a place is full.
+
+        Args:
+            kind: What it holds.
+            place: The place.
+
+        Returns:
+            The signal.
+        """
+        return self.signal.unsafe_offset(kind * PLACES + place)
+
+    @always_inline
+    def _free(self, kind: Int, place: Int) -> Shared[SharedMemBarrier]:
+        return self.signal.unsafe_offset((KINDS + kind) * PLACES + place)
+
+    @always_inline
+    def place[kind: Int](self, turn: Turn) -> Shared[UInt8]:
+        """Returns the place of a turn.
+
+        Parameters:
+            kind: What it holds.
+
+        Args:
+            turn: The turn.
+
+        Returns:
+            Its first byte.
+        """
+        comptime queries = PLACES * Self.shape.query_bytes()
+        comptime plane = Self.shape.plane_bytes()
+        comptime first = 0 if kind == QUERIES else (
+            queries + (kind - KEYS) * PLACES * plane
+        )
+        comptime bytes = Self.shape.query_bytes() if kind == QUERIES else plane
+        return self.memory.unsafe_offset(first + turn.place() * bytes)
+
+    @always_inline
+    def await_free[kind: Int](self, turn: Turn):
+        """Waits until a place may be filled.
+
+        Parameters:
+            kind: What it holds.
+
+        Args:
+            turn: The turn.
+        """
+        self._free(kind, turn.place())[].wait(turn.phase() ^ 1)
+
+    @always_inline
+    def await_full[kind: Int](self, turn: Turn):
+        """Waits until the tensor cores may take what a place holds.
+
+        Parameters:
+            kind: What it holds.
+
+        Args:
+            turn: The turn.
+        """
+        self.full(kind, turn.place())[].wait(turn.phase())
+        fence_async_view_proxy()
+
+    @always_inline
+    def fill[kind: Int](self, turn: Turn):
+        """Tells that a place is full as soon as the thread's copies are there.
+
+        Parameters:
+            kind: What it holds.
+
+        Args:
+            turn: The turn.
+        """
+        inlined_assembly[
+            "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [$0];",
+            NoneType,
+            constraints="r,~{memory}",
+        ](UInt32(Int(self.full(kind, turn.place()))))
+
+    @always_inline
+    def fill_besides(self, turn: Turn):
+        """Lets the signal of a place of values wait for the thread's copies.
+
+        Args:
+            turn: The turn.
+        """
+        inlined_assembly[
+            "cp.async.mbarrier.arrive.shared::cta.b64 [$0];",
+            NoneType,
+            constraints="r,~{memory}",
+        ](UInt32(Int(self.full(VALUES, turn.place()))))
+
+    @always_inline
+    def hand_over(self, turn: Turn, tile: Tile[Self.shape]):
+        """Tells the tile of a place of queries; one thread calls it.
+
+        Args:
+            turn: The turn.
+            tile: The tile; an empty one is the last.
+        """
+        self.tiles[unsafe_offset=turn.place()] = tile
+        _ = self.full(QUERIES, turn.place())[].arrive()
+
+    @always_inline
+    def free[kind: Int](self, turn: Turn):
+        """Tells that a warp needs a place no more.
+
+        Parameters:
+            kind: What it holds.
+
+        Args:
+            turn: The turn.
+        """
+        if lane_id() == 0:
+            _ = self._free(kind, turn.place())[].arrive()
