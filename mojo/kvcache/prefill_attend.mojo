@@ -9,8 +9,9 @@ See:
 """
 
 from max.gpu import thread_idx
+from max.gpu.memory import fence_async_view_proxy
 from max.gpu.sync import named_barrier, named_barrier_arrive
-comptime TAKES_TURNS = True
+comptime TAKES_TURNS = False
 
 from .prefill_call import PrefillCall
 from .prefill_products import (
@@ -18,12 +19,14 @@ from .prefill_products import (
     descriptor,
     kept,
     scores_of,
+    sync_warpgroup,
     wait_for_products,
 )
 from .prefill_ring import KEYS, QUERIES, VALUES, Ring, Turn
 from .prefill_rows import RowSums
-from .prefill_shape import PrefillShape
+from .prefill_shape import WARPGROUP, PrefillShape, place_of
 from .prefill_tile import Tile
+from .shared_memory import PIECE_BYTES, Shared
 
 
 @always_inline
@@ -41,7 +44,7 @@ def attend_to_tiles[
     """
     comptime if TAKES_TURNS:
         if Int(thread_idx.x) >= 128:
-            named_barrier_arrive[256](2)
+            named_barrier_arrive[256](3)
     var tiles = Turn(0)
     var blocks = Turn(0)
     while True:
@@ -51,8 +54,8 @@ def attend_to_tiles[
             return
         var sums = RowSums(call, tile, ring.place[QUERIES](tiles))
         _attend(sums, call, ring, tile, blocks)
+        sums.write_through(call, tile, ring.place[QUERIES](tiles))
         ring.free[QUERIES](tiles)
-        sums.write(call, tile)
         tiles.count += 1
         blocks.count += UInt32(tile.blocks())
 
@@ -82,16 +85,18 @@ def _attend[
         var next = Turn(turn.count + 1)
         ring.await_full[KEYS](next)
         comptime if TAKES_TURNS:
-            named_barrier[256](Int32(2 + Int(thread_idx.x) // 128))
+            named_barrier[256](Int32(3 + Int(thread_idx.x) // 128))
         scores = scores_of[shape](
             sums.queries, descriptor[shape](ring.place[KEYS](next))
         )
         ring.await_full[VALUES](turn)
+        comptime if shape.rules.window:
+            _clear_unseen(tile, tile.seen(block - 1), ring.place[VALUES](turn))
         add_values[shape](
             sums.sums, weights, descriptor[shape](ring.place[VALUES](turn))
         )
         comptime if TAKES_TURNS:
-            named_barrier_arrive[256](Int32(3 - Int(thread_idx.x) // 128))
+            named_barrier_arrive[256](Int32(4 - Int(thread_idx.x) // 128))
         wait_for_products[1]()
         scores = kept(scores)
         ring.free[KEYS](next)
@@ -103,9 +108,39 @@ def _attend[
         weights = sums.rounded(scores)
         turn = next
     ring.await_full[VALUES](turn)
+    _clear_unseen(
+        tile, tile.seen(tile.blocks() - 1), ring.place[VALUES](turn)
+    )
     add_values[shape](
         sums.sums, weights, descriptor[shape](ring.place[VALUES](turn))
     )
     wait_for_products[0]()
     sums.keep()
     ring.free[VALUES](turn)
+
+
+@always_inline
+def _clear_unseen[
+    shape: PrefillShape
+](tile: Tile[shape], start: Int32, values: Shared[UInt8]):
+    """Turns values that no row sees into zeros; a warpgroup calls it.
+
+    They may be anything, and what is multiplied by a weight of zero counts where
+    it is not finite. Each warpgroup writes the same zeros.
+    """
+    if tile.is_whole(start):
+        return
+    comptime width = PIECE_BYTES // 2
+    comptime pieces = shape.head_dim() // width
+    comptime total = shape.keys * pieces
+    for i in range(Int(thread_idx.x) % WARPGROUP, total, WARPGROUP):
+        var row, piece = divmod(i, pieces)
+        if not tile.sees(start + Int32(row)):
+            var place = place_of[shape, shape.keys](UInt32(row), UInt32(piece))
+            values.unsafe_offset(place).unsafe_bitcast[
+                UInt32
+            ]().unsafe_store[alignment=PIECE_BYTES](
+                0, SIMD[DType.uint32, 4](0)
+            )
+    fence_async_view_proxy()
+    sync_warpgroup()

@@ -1,248 +1,174 @@
-"""The warpgroup of a prefill block that brings what the others multiply.
+"""The warps of a prefill block that bring what the others multiply.
 
-It runs ahead, from tile to tile: while the last keys of one are attended to,
-the queries and the first keys of the next one are on their way.
+They run ahead, from tile to tile: while the last keys of one are attended to,
+the queries and the first keys of the next one are on their way. One warp has
+keys and values copied, by tensor memory; the others of its warpgroup find the
+tiles and copy their queries.
 """
 
 from layout import TileTensor, row_major
-from max.gpu import lane_id
+from max.gpu import block_idx, grid_dim, lane_id
 from max.gpu.memory import async_copy_wait_all
 from max.gpu.primitives import warp
-from max.gpu.sync import named_barrier
+from std.math import ceildiv
 
 from .prefill_call import PrefillCall
 from .prefill_queries import load_queries
 from .prefill_ring import KEYS, QUERIES, VALUES, Ring, Turn
-from .prefill_shape import CHUNK, LANES, WARPGROUP, PrefillShape, loader
-from .prefill_share import PieceShare
+from .prefill_shape import CHUNK, PrefillShape
 from .prefill_tile import Tile
-from .shared_memory import copy_piece
 from .tma import PageTMATile
 
-
 comptime Boxes[shape: PrefillShape] = PageTMATile[
-    shape.code,
-    shape.box_rows(),
-    shape.panel(),
-    shape.swizzle(),
-    True,
+    shape.code, shape.box_rows(), shape.panel(), shape.swizzle(), True
 ]
-"""Describes how boxes of the pool are copied.
+"""Describes how tensor memory copies parts of a block: some tokens' panels.
 
 Parameters:
     shape: What the kernel is compiled for.
 """
 
 
-struct Feed[shape: PrefillShape]:
-    """What one thread brings, in turns.
+@always_inline
+def feed_queries[
+    shape: PrefillShape
+](call: PrefillCall[shape], ring: Ring[shape], tiles: Int):
+    """Finds the block's tiles, and brings their queries.
+
+    Blocks take tiles by turns, forth and back: the first tiles have the most
+    keys, and so each block has its share of them.
 
     Parameters:
         shape: What the kernel is compiled for.
+
+    Args:
+        call: The tensors.
+        ring: Where the queries go.
+        tiles: The tiles of one key-value head.
     """
+    var turn = Turn(0)
+    var total = tiles * shape.kv_params.num_heads
+    var blocks = Int(grid_dim.x)
+    for round in range(ceildiv(total, blocks)):
+        var way = Int(block_idx.x)
+        if round % 2 == 1:
+            way = blocks - 1 - way
+        var tile = Tile[shape](
+            call.batch,
+            call.keys.cache_lengths.ptr,
+            call.rules,
+            min(round * blocks + way, total - 1),
+            tiles,
+        )
+        if round * blocks + way < total and not tile.is_empty():
+            ring.await_free[QUERIES](turn)
+            load_queries(call, tile, ring.place[QUERIES](turn))
+            ring.hand_over(turn, tile)
+            turn.count += 1
+    ring.await_free[QUERIES](turn)
+    ring.hand_over(turn, Tile[shape]())
+    async_copy_wait_all()
 
-    comptime Share = PieceShare[Self.shape]
-    """Which pieces of a block it brings."""
 
-    var call: PrefillCall[Self.shape]
-    """The tensors."""
+@always_inline
+def feed_blocks[
+    shape: PrefillShape
+](
+    call: PrefillCall[shape],
+    keys: Boxes[shape],
+    values: Boxes[shape],
+    ring: Ring[shape],
+):
+    """Has the keys and values copied that the tiles see; a warp calls it.
 
-    var ring: Ring[Self.shape]
-    """Where everything goes."""
+    Parameters:
+        shape: What the kernel is compiled for.
 
-    var tiles: Turn
-    """The tiles so far."""
-
-    var blocks: Turn
-    """The blocks of values so far."""
-
-    def __init__(
-        out self, call: PrefillCall[Self.shape], ring: Ring[Self.shape]
-    ):
-        """Has brought nothing yet.
-
-        Args:
-            call: The tensors.
-            ring: Where everything goes.
-        """
-        self.call = call
-        self.ring = ring
-        self.tiles = Turn(0)
-        self.blocks = Turn(0)
-
-    @always_inline
-    def bring(
-        mut self,
-        tile: Tile[Self.shape],
-        keys: Boxes[Self.shape],
-        values: Boxes[Self.shape],
-    ):
-        """Brings a tile's queries, and all the keys and values that they see.
-
-        Args:
-            tile: The tile.
-            keys: Describes the pool's keys.
-            values: Describes its values.
-        """
-        self.ring.await_free[QUERIES](self.tiles)
-        load_queries(self.call, tile, self.ring.place[QUERIES](self.tiles))
-        self.ring.fill[QUERIES](self.tiles)
-        self._hand_over(tile)
-        var blocks = tile.blocks()
-        var pages = self._pages(tile, 0)
-        var next = self._pages(tile, 1)
-        self._bring_keys(tile, 0, pages, keys, self.blocks)
-        for block in range(blocks):
-            var after = self._pages(tile, block + 2)
-            var turn = Turn(self.blocks.count + 1)
-            if block + 1 < blocks:
-                self._bring_keys(tile, block + 1, next, keys, turn)
-            self._bring_values(tile, block, pages, values)
-            self.blocks = turn
-            pages = next
-            next = after
-
-    def end(mut self):
-        """Tells the others that there is nothing more."""
-        self.ring.await_free[QUERIES](self.tiles)
-        self.ring.fill[QUERIES](self.tiles)
-        self._hand_over(Tile[Self.shape]())
-        async_copy_wait_all()
-
-    @always_inline
-    def _hand_over(mut self, tile: Tile[Self.shape]):
-        if loader[Self.shape]() == 0:
-            self.ring.hand_over(self.tiles, tile)
-        self.tiles.count += 1
-
-    @always_inline
-    def _pages(self, tile: Tile[Self.shape], block: Int) -> UInt32:
-        """Looks up the page of one chunk of a block, the lane's one."""
-        var chunk = Int32(lane_id()) % Int32(Self.shape.chunks())
-        var start = tile.seen(block) + chunk * Int32(CHUNK)
-        var position = min(start, tile.newest)
-        var table = self.call.keys.lookup_table
-        var row = Int(tile.seq) * Int(table.layout.stride[0]().value())
-        var page = table.ptr[
-            unsafe_offset=row + Int(position) // Self.shape.page_size
-        ]
-        assert (
-            not tile.sees_chunk(start)
-            or Int(page) < self.call.keys.null_page()
-        ), "page out of range"
-        return page
-
-    @always_inline
-    def _bring_keys(
-        self,
-        tile: Tile[Self.shape],
-        block: Int,
-        pages: UInt32,
-        boxes: Boxes[Self.shape],
-        turn: Turn,
-    ):
-        """Has a block of keys copied; what no row sees may be anything."""
-        if loader[Self.shape]() < LANES:
-            self.ring.await_free[KEYS](turn)
-            self._copy_boxes[KEYS](tile, block, pages, boxes, turn)
-
-    @always_inline
-    def _bring_values(
-        self,
-        tile: Tile[Self.shape],
-        block: Int,
-        pages: UInt32,
-        boxes: Boxes[Self.shape],
-    ):
-        """Has a block of values copied; what no row sees becomes zeros."""
-        var is_whole = tile.is_whole(tile.seen(block))
-        if is_whole and loader[Self.shape]() >= LANES:
+    Args:
+        call: The tensors.
+        keys: Describes the pool's keys.
+        values: Describes its values.
+        ring: Where everything goes.
+    """
+    var tiles = Turn(0)
+    var turn = Turn(0)
+    while True:
+        ring.await_full[QUERIES](tiles)
+        var tile = ring.tiles[unsafe_offset=tiles.place()]
+        if tile.is_empty():
             return
-        self.ring.await_free[VALUES](self.blocks)
-        if is_whole:
-            self._copy_boxes[VALUES](tile, block, pages, boxes, self.blocks)
-        else:
-            self._copy_rows(tile, block, pages)
-
-    @always_inline
-    def _copy_boxes[
-        kind: Int
-    ](
-        self,
-        tile: Tile[Self.shape],
-        block: Int,
-        pages: UInt32,
-        boxes: Boxes[Self.shape],
-        turn: Turn,
-    ):
-        """Has tensor memory copy a block; a warp calls it."""
-        comptime rows = Self.shape.box_rows()
-        comptime row_bytes = 2 * Self.shape.panel()
-        comptime stride = Self.shape.token_stride()
-        var target = self.ring.place[kind](turn)
-        var signal = self.ring.full(kind, turn.place())
-        var start = UInt32(tile.seen(block))
-        var per_page = Int(
-            self.call.keys.blocks.layout.stride[0]().value()
-        ) // stride
-        var column = Int(tile.head) * Self.shape.head_dim()
-        var is_first = lane_id() == 0
-        if is_first:
-            signal[].expect_bytes(Int32(Self.shape.plane_bytes()))
-        comptime for box in range(Self.shape.keys // rows):
-            var page = warp.shuffle_idx(pages, UInt32(box * rows // CHUNK))
-            if is_first:
-                var slot = (start + UInt32(box * rows)) % UInt32(
-                    Self.shape.page_size
+        var blocks = tile.blocks()
+        var pages = _pages(call, tile, 0)
+        var next_pages = _pages(call, tile, 1)
+        _copy[KEYS](call, keys, ring, tile, 0, pages, turn)
+        for block in range(blocks):
+            var pages_after = _pages(call, tile, block + 2)
+            var next = Turn(turn.count + 1)
+            if block + 1 < blocks:
+                _copy[KEYS](
+                    call, keys, ring, tile, block + 1, next_pages, next
                 )
-                var row = Int(page) * per_page + Int(slot)
-                comptime for panel in range(Self.shape.panels()):
-                    boxes.async_copy(
-                        TileTensor(
-                            ptr=target.unsafe_offset(
-                                (panel * Self.shape.keys + box * rows)
-                                * row_bytes
-                            ).unsafe_bitcast[Scalar[Self.shape.code]](),
-                            layout=row_major[rows, Self.shape.panel()](),
-                        ),
-                        signal[],
-                        (column + panel * Self.shape.panel(), row),
-                    )
+            _copy[VALUES](call, values, ring, tile, block, pages, turn)
+            turn = next
+            pages = next_pages
+            next_pages = pages_after
+        ring.free[QUERIES](tiles)
+        tiles.count += 1
 
-    @always_inline
-    def _copy_rows(
-        self, tile: Tile[Self.shape], block: Int, pages: UInt32
-    ):
-        """Copies the values that are seen; all threads call it."""
-        comptime token = Self.shape.token_stride()
-        var own = Self.Share()
-        var cache = self.call.values
-        var stride = Int(cache.blocks.layout.stride[0]().value())
-        var source = cache.blocks.ptr.unsafe_offset(
-            Int(tile.head) * Self.shape.head_dim()
-            + Int(own.row % UInt32(CHUNK)) * token
-            + Int(own.piece) * Self.Share.width
-        )
-        var start = tile.seen(block)
-        var chunk = own.row // UInt32(CHUNK)
-        var target = self.ring.place[VALUES](self.blocks).unsafe_offset(
-            own.target()
-        )
-        comptime for i in range(Self.Share.turns):
-            comptime rows = i * Self.Share.rows
-            var at = chunk + UInt32(rows // CHUNK)
-            var page = warp.shuffle_idx(pages, at)
-            var slot = (UInt32(start) + at * UInt32(CHUNK)) % UInt32(
-                Self.shape.page_size
-            )
-            var place = Int(page) * stride + (Int(slot) + rows % CHUNK) * token
-            if own.is_in_use():
-                copy_piece(
-                    source.unsafe_offset(place),
-                    target.unsafe_offset(rows * Self.Share.row_bytes),
-                    is_read=tile.sees(start + Int32(own.row) + Int32(rows)),
+
+@always_inline
+def _pages[
+    shape: PrefillShape
+](call: PrefillCall[shape], tile: Tile[shape], block: Int) -> UInt32:
+    """Looks up the page of one chunk of a block, the lane's one."""
+    var chunk = Int32(lane_id()) % Int32(shape.chunks())
+    var start = tile.seen(block) + chunk * Int32(CHUNK)
+    var position = min(start, tile.newest)
+    var table = call.keys.lookup_table
+    var row = Int(tile.seq) * Int(table.layout.stride[0]().value())
+    var page = table.ptr[unsafe_offset=row + Int(position) // shape.page_size]
+    assert (
+        not tile.sees_chunk(start) or Int(page) < call.keys.null_page()
+    ), "page out of range"
+    return page
+
+
+@always_inline
+def _copy[
+    kind: Int, shape: PrefillShape
+](
+    call: PrefillCall[shape],
+    boxes: Boxes[shape],
+    ring: Ring[shape],
+    tile: Tile[shape],
+    block: Int,
+    pages: UInt32,
+    turn: Turn,
+):
+    """Has a block of keys, or of values, copied."""
+    comptime rows = shape.box_rows()
+    var stride = Int(call.keys.blocks.layout.stride[0]().value())
+    var start = UInt32(tile.seen(block))
+    var column = Int(tile.head) * shape.head_dim()
+    var target = ring.place[kind](turn)
+    var full = ring.full[kind](turn)
+    ring.await_free[kind](turn)
+    if lane_id() == 0:
+        full[].expect_bytes(Int32(shape.plane_bytes()))
+    comptime for first in range(0, shape.keys, rows):
+        var page = Int(warp.shuffle_idx(pages, UInt32(first // CHUNK)))
+        var slot = (start + UInt32(first)) % UInt32(shape.page_size)
+        var row = page * (stride // shape.token_stride()) + Int(slot)
+        if lane_id() == 0:
+            comptime for panel in range(shape.panels()):
+                comptime place = (panel * shape.keys + first) * 2 * shape.panel()
+                boxes.async_copy(
+                    TileTensor(
+                        ptr=target.unsafe_offset(place).unsafe_bitcast[
+                            Scalar[shape.code]
+                        ](),
+                        layout=row_major[rows, shape.panel()](),
+                    ),
+                    full[],
+                    (column + panel * shape.panel(), row),
                 )
-        self.ring.fill_besides(self.blocks)
-        named_barrier[Int32(WARPGROUP)](1)
-        if loader[Self.shape]() == 0:
-            _ = self.ring.full(VALUES, self.blocks.place())[].arrive()

@@ -12,7 +12,6 @@ from max.gpu import (
     MAX_THREADS_PER_BLOCK_METADATA,
     barrier,
     block_idx,
-    grid_dim,
     thread_idx,
 )
 from max.gpu.intrinsics import warpgroup_reg_alloc, warpgroup_reg_dealloc
@@ -29,12 +28,12 @@ from std.math import ceildiv
 from layout.tma_async import SharedMemBarrier
 from max.gpu.memory import fence_mbarrier_init
 from .prefill_attend import attend_to_tiles
-from .prefill_feed import Boxes, Feed
+from .prefill_feed import Boxes, feed_blocks, feed_queries
 from .prefill_ring import PLACES, Ring
 from .prefill_call import PrefillCall
 from .prefill_queries import load_queries
 from .prefill_rows import RowSums
-from .prefill_shape import ALIGNMENT, PrefillShape
+from .prefill_shape import ALIGNMENT, LANES, PrefillShape
 from .prefill_stage import Stages
 from .prefill_tile import Tile
 
@@ -129,31 +128,16 @@ def fed_prefill_kernel[
         ring.prepare()
         fence_mbarrier_init()
     barrier()
-    if Int(thread_idx.x) >= shape.multipliers():
-        warpgroup_reg_dealloc[40]()
-        var feed = Feed(call, ring)
-        var total = Int(tiles) * shape.kv_params.num_heads
-        var blocks = Int(grid_dim.x)
-        for round in range(ceildiv(total, blocks)):
-            var way = Int(block_idx.x)
-            if round % 2 == 1:
-                way = blocks - 1 - way
-            var number = round * blocks + way
-            if number >= total:
-                continue
-            var tile = Tile[shape](
-                call.batch,
-                call.keys.cache_lengths.ptr,
-                call.rules,
-                number,
-                Int(tiles),
-            )
-            if not tile.is_empty():
-                feed.bring(tile, keys, values)
-        feed.end()
-    else:
+    var warps = Int(thread_idx.x) // LANES - shape.multipliers() // LANES
+    if warps < 0:
         warpgroup_reg_alloc[232]()
         attend_to_tiles(call, ring)
+    else:
+        warpgroup_reg_dealloc[40]()
+        if warps == 0:
+            feed_blocks(call, keys, values, ring)
+        else:
+            feed_queries(call, ring, Int(tiles))
 
 
 def prefill_gpu[

@@ -8,16 +8,18 @@ See:
     The PTX manual, under `wgmma`, for descriptors and for how matrices lie.
 """
 
+from max.gpu import thread_idx
 from max.gpu.compute.mma import (
     WGMMADescriptor,
     wgmma_async,
     wgmma_commit_group_sync,
     wgmma_fence_aligned,
 )
+from max.gpu.sync import named_barrier
 from std.sys import _RegisterPackType
 from std.sys._assembly import inlined_assembly
 
-from .prefill_shape import WARPGROUP_ROWS, PrefillShape
+from .prefill_shape import WARPGROUP, WARPGROUP_ROWS, PrefillShape
 from .shared_memory import Shared
 
 comptime STEP = 16
@@ -130,6 +132,15 @@ def wait_for_products[pending: Int]():
     """
     comptime wait = String("wgmma.wait_group.sync.aligned ", pending, ";")
     inlined_assembly[wait, NoneType, constraints="~{memory}"]()
+
+
+@always_inline
+def sync_warpgroup():
+    """Waits until all four warps of the warpgroup are here."""
+    # Barrier 0 is the block's.
+    named_barrier[Int32(WARPGROUP)](
+        Int32(1 + Int(thread_idx.x) // WARPGROUP)
+    )
 
 
 @always_inline

@@ -1,7 +1,9 @@
 """Brings a tile's queries into shared memory."""
 
+from max.gpu import thread_idx
+
 from .prefill_call import PrefillCall
-from .prefill_shape import PrefillShape, loader, place_of
+from .prefill_shape import PrefillShape, place_of
 from .prefill_tile import Tile
 from .shared_memory import PIECE_BYTES, Shared, copy_piece
 
@@ -10,6 +12,8 @@ def load_queries[
     shape: PrefillShape
 ](call: PrefillCall[shape], tile: Tile[shape], target: Shared[UInt8]):
     """Starts to load the queries; rows beyond the last are zeros.
+
+    The last `query_loaders` threads call it.
 
     Beside codes, queries are multiplied as float16 too.
 
@@ -24,8 +28,9 @@ def load_queries[
     comptime half = shape.half()
     comptime width = PIECE_BYTES // 2
     comptime pieces = shape.head_dim() // width
+    var first = Int(thread_idx.x) - shape.threads() + shape.query_loaders()
     comptime total = shape.rows() * pieces
-    for i in range(loader[shape](), total, shape.loaders()):
+    for i in range(first, total, shape.query_loaders()):
         var row, piece = divmod(i, pieces)
         var is_row = tile.has(Int32(row))
         var source = call.queries.unsafe_offset(

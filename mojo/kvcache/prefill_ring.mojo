@@ -5,11 +5,11 @@ turns. Signals tell who waits for whom.
 """
 
 from layout.tma_async import SharedMemBarrier
-from max.gpu import lane_id
+from max.gpu import lane_id, thread_idx
 from max.gpu.memory import fence_async_view_proxy
 from std.sys._assembly import inlined_assembly
 
-from .prefill_shape import LANES, WARPGROUP, PrefillShape
+from .prefill_shape import LANES, PrefillShape
 from .prefill_tile import Tile
 from .shared_memory import Shared
 
@@ -93,30 +93,35 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
 
     def prepare(self):
         """Makes the signals; one thread calls it, and all wait for it."""
+        comptime warps = Self.shape.multipliers() // LANES
         comptime for kind in range(KINDS):
-            # A tile is written by one of the threads, which tells so.
-            var writers = WARPGROUP + 1 if kind == QUERIES else 1
-            var readers = Self.shape.warpgroups * WARPGROUP // LANES
+            # Of those that load queries, one tells the tile, too. The warp that
+            # has keys and values copied reads the tiles, as do all others.
+            comptime is_tile = kind == QUERIES
+            comptime writers = Self.shape.query_loaders() + 1 if is_tile else 1
+            comptime readers = warps + 1 if is_tile else warps
             for place in range(PLACES):
-                self.full(kind, place)[].init(Int32(writers))
-                self._free(kind, place)[].init(Int32(readers))
+                self.full[kind](Turn(UInt32(place)))[].init(Int32(writers))
+                self._free[kind](Turn(UInt32(place)))[].init(Int32(readers))
 
     @always_inline
-    def full(self, kind: Int, place: Int) -> Shared[SharedMemBarrier]:
+    def full[kind: Int](self, turn: Turn) -> Shared[SharedMemBarrier]:
         """Returns the signal that a place is full.
 
-        Args:
+        Parameters:
             kind: What it holds.
-            place: The place.
+
+        Args:
+            turn: The turn.
 
         Returns:
             The signal.
         """
-        return self.signal.unsafe_offset(kind * PLACES + place)
+        return self.signal.unsafe_offset(kind * PLACES + turn.place())
 
     @always_inline
-    def _free(self, kind: Int, place: Int) -> Shared[SharedMemBarrier]:
-        return self.signal.unsafe_offset((KINDS + kind) * PLACES + place)
+    def _free[kind: Int](self, turn: Turn) -> Shared[SharedMemBarrier]:
+        return self.signal.unsafe_offset((KINDS + kind) * PLACES + turn.place())
 
     @always_inline
     def place[kind: Int](self, turn: Turn) -> Shared[UInt8]:
@@ -149,7 +154,7 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
         Args:
             turn: The turn.
         """
-        self._free(kind, turn.place())[].wait(turn.phase() ^ 1)
+        self._free[kind](turn)[].wait(turn.phase() ^ 1)
 
     @always_inline
     def await_full[kind: Int](self, turn: Turn):
@@ -161,48 +166,26 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
         Args:
             turn: The turn.
         """
-        self.full(kind, turn.place())[].wait(turn.phase())
+        self.full[kind](turn)[].wait(turn.phase())
         fence_async_view_proxy()
 
     @always_inline
-    def fill[kind: Int](self, turn: Turn):
-        """Tells that a place is full as soon as the thread's copies are there.
-
-        Parameters:
-            kind: What it holds.
+    def hand_over(self, turn: Turn, tile: Tile[Self.shape]):
+        """Tells a tile, as soon as the queries that the thread copies are there.
 
         Args:
             turn: The turn.
+            tile: The tile; one without rows is the last.
         """
+        var full = self.full[QUERIES](turn)
         inlined_assembly[
             "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [$0];",
             NoneType,
             constraints="r,~{memory}",
-        ](UInt32(Int(self.full(kind, turn.place()))))
-
-    @always_inline
-    def fill_besides(self, turn: Turn):
-        """Lets the signal of a place of values wait for the thread's copies.
-
-        Args:
-            turn: The turn.
-        """
-        inlined_assembly[
-            "cp.async.mbarrier.arrive.shared::cta.b64 [$0];",
-            NoneType,
-            constraints="r,~{memory}",
-        ](UInt32(Int(self.full(VALUES, turn.place()))))
-
-    @always_inline
-    def hand_over(self, turn: Turn, tile: Tile[Self.shape]):
-        """Tells the tile of a place of queries; one thread calls it.
-
-        Args:
-            turn: The turn.
-            tile: The tile; an empty one is the last.
-        """
-        self.tiles[unsafe_offset=turn.place()] = tile
-        _ = self.full(QUERIES, turn.place())[].arrive()
+        ](UInt32(Int(full)))
+        if Int(thread_idx.x) == Self.shape.threads() - 1:
+            self.tiles[unsafe_offset=turn.place()] = tile
+            _ = full[].arrive()
 
     @always_inline
     def free[kind: Int](self, turn: Turn):
@@ -215,4 +198,4 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
             turn: The turn.
         """
         if lane_id() == 0:
-            _ = self._free(kind, turn.place())[].arrive()
+            _ = self._free[kind](turn)[].arrive()

@@ -11,6 +11,7 @@ See:
 
 from max.gpu import lane_id, thread_idx
 from max.gpu.primitives import warp
+from max.gpu.sync import syncwarp
 from std.math import exp2
 from std.memory import bitcast
 from std.utils.numerics import neg_inf
@@ -27,12 +28,13 @@ from .prefill_products import (
     descriptor,
     kept,
     scores_of,
+    sync_warpgroup,
     wait_for_products,
 )
-from .prefill_shape import WARPGROUP, WARPGROUP_ROWS, PrefillShape
+from .prefill_shape import LANES, WARPGROUP, WARPGROUP_ROWS, PrefillShape, place_of
 from .prefill_stage import Stages
 from .prefill_tile import Tile
-from .shared_memory import Shared
+from .shared_memory import PIECE_BYTES, Shared
 
 
 struct RowSums[shape: PrefillShape]:
@@ -297,6 +299,7 @@ struct RowSums[shape: PrefillShape]:
                 weights[4 * i + 2 * side] *= pair[0]
                 weights[4 * i + 2 * side + 1] *= pair[1]
 
+    @always_inline
     def write(self, call: PrefillCall[Self.shape], tile: Tile[Self.shape]):
         """Writes the results.
 
@@ -306,23 +309,88 @@ struct RowSums[shape: PrefillShape]:
         """
         comptime for side in range(2):
             var row = first_row() + Int32(8 * side)
-            var total = self.weight[side]
-            total += warp.shuffle_xor(total, 1)
-            total += warp.shuffle_xor(total, 2)
+            var factor = self._factor[side](call, tile)
             if tile.has(row):
-                comptime if Self.shape.rules.sinks:
-                    total += self._sink_weight[side](call, tile.query_head(row))
-                var factor = self.unit / total
                 var place = tile.element(row) + 2 * (Int(lane_id()) % 4)
                 comptime for panel in range(Self.shape.panels()):
                     comptime for i in range(Self.shape.panel() // 8):
-                        var pair = self.sums[panel].slice[
-                            2, offset=4 * i + 2 * side
-                        ]()
                         call.output.unsafe_store[alignment=4](
                             place + panel * Self.shape.panel() + 8 * i,
-                            (pair * factor).cast[Self.shape.dtype](),
+                            self._result[side, panel, i](factor),
                         )
+
+    @always_inline
+    def write_through(
+        self,
+        call: PrefillCall[Self.shape],
+        tile: Tile[Self.shape],
+        place: Shared[UInt8],
+    ):
+        """Writes the results by way of shared memory, whole rows at once.
+
+        Args:
+            call: The tensors.
+            tile: The rows.
+            place: Their queries, which are needed no more.
+        """
+        sync_warpgroup()
+        comptime for side in range(2):
+            var row = first_row() + Int32(8 * side)
+            var factor = self._factor[side](call, tile)
+            comptime for panel in range(Self.shape.panels()):
+                comptime for i in range(Self.shape.panel() // 8):
+                    comptime piece = panel * Self.shape.panel() // 8 + i
+                    place.unsafe_offset(
+                        place_of[Self.shape, Self.shape.rows()](
+                            UInt32(row), UInt32(piece)
+                        )
+                        + 4 * (Int(lane_id()) % 4)
+                    ).unsafe_bitcast[
+                        Scalar[Self.shape.dtype]
+                    ]().unsafe_store[alignment=4](
+                        0, self._result[side, panel, i](factor)
+                    )
+        syncwarp()
+        comptime pieces = Self.shape.head_dim() // 8
+        comptime rows = WARPGROUP_ROWS // 4
+        var first = Int(thread_idx.x) // LANES * rows
+        for i in range(Int(lane_id()), rows * pieces, LANES):
+            var row, piece = divmod(i, pieces)
+            if tile.has(Int32(first + row)):
+                var source = place.unsafe_offset(
+                    place_of[Self.shape, Self.shape.rows()](
+                        UInt32(first + row), UInt32(piece)
+                    )
+                ).unsafe_bitcast[Scalar[Self.shape.dtype]]()
+                call.output.unsafe_store[alignment=PIECE_BYTES](
+                    tile.element(Int32(first + row)) + piece * 8,
+                    source.unsafe_load[width=8, alignment=PIECE_BYTES](),
+                )
+
+    @always_inline
+    def _result[
+        side: Int, panel: Int, i: Int
+    ](self, factor: Float32) -> SIMD[Self.shape.dtype, 2]:
+        """Returns two neighbours of a row's result."""
+        return (
+            self.sums[panel].slice[2, offset=4 * i + 2 * side]() * factor
+        ).cast[Self.shape.dtype]()
+
+    @always_inline
+    def _factor[
+        side: Int
+    ](
+        self, call: PrefillCall[Self.shape], tile: Tile[Self.shape]
+    ) -> Float32:
+        """Returns what makes a row's result of its sums."""
+        var total = self.weight[side]
+        total += warp.shuffle_xor(total, 1)
+        total += warp.shuffle_xor(total, 2)
+        comptime if Self.shape.rules.sinks:
+            var row = first_row() + Int32(8 * side)
+            if tile.has(row):
+                total += self._sink_weight[side](call, tile.query_head(row))
+        return self.unit / total
 
     @always_inline
     def _sink_weight[

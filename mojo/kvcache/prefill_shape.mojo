@@ -1,6 +1,5 @@
 """What the prefill kernel is compiled for, and what follows from it."""
 
-from max.gpu import thread_idx
 from kv_cache.types import KVCacheStaticParams
 
 from max.gpu.host.nvidia.tma import TensorMapSwizzle
@@ -161,13 +160,13 @@ struct PrefillShape(TrivialRegisterPassable):
         """
         return self.warpgroups * WARPGROUP
 
-    def loaders(self) -> Int:
-        """Returns the threads of a block that load; they come last.
+    def query_loaders(self) -> Int:
+        """Returns the threads of a block that load queries; they come last.
 
         Returns:
-            The threads.
+            All threads; with a warpgroup that feeds, its warps but one.
         """
-        return WARPGROUP if self.is_fed() else self.threads()
+        return WARPGROUP - LANES if self.is_fed() else self.threads()
 
     def rows(self) -> Int:
         """Returns the rows of a tile: pairs of a token and a query head.
@@ -292,19 +291,6 @@ struct PrefillShape(TrivialRegisterPassable):
             and self.head_dim() <= 256
             and self.page_size % CHUNK == 0
         )
-
-
-@always_inline
-def loader[shape: PrefillShape]() -> Int:
-    """Returns the number of a thread among those that load.
-
-    Parameters:
-        shape: What the kernel is compiled for.
-
-    Returns:
-        The number.
-    """
-    return Int(thread_idx.x) - (shape.threads() - shape.loaders())
 
 
 @always_inline

@@ -1,6 +1,8 @@
 """Which pieces of a block of keys, or of values, a thread brings."""
 
-from .prefill_shape import PrefillShape, loader, place_of
+from max.gpu import thread_idx
+
+from .prefill_shape import PrefillShape, place_of
 from .shared_memory import PIECE_BYTES
 
 
@@ -22,14 +24,14 @@ struct PieceShare[shape: PrefillShape](TrivialRegisterPassable):
     """The pieces of a row."""
 
     comptime rows = _power_of_two(
-        min(Self.shape.keys, Self.shape.loaders() // Self.pieces)
+        min(Self.shape.keys, Self.shape.threads() // Self.pieces)
     )
     """The rows that all threads bring in one turn."""
 
     comptime turns = Self.shape.keys // Self.rows
     """The turns that bring a block."""
 
-    comptime is_full = Self.rows * Self.pieces == Self.shape.loaders()
+    comptime is_full = Self.rows * Self.pieces == Self.shape.threads()
     """Whether every thread has a piece."""
 
     comptime row_bytes = (
@@ -47,7 +49,7 @@ struct PieceShare[shape: PrefillShape](TrivialRegisterPassable):
     @always_inline
     def __init__(out self):
         """Finds the share of this thread."""
-        self.row, self.piece = divmod(UInt32(loader[Self.shape]()), UInt32(Self.pieces))
+        self.row, self.piece = divmod(UInt32(thread_idx.x), UInt32(Self.pieces))
 
     @always_inline
     def is_in_use(self) -> Bool:
@@ -66,7 +68,7 @@ struct PieceShare[shape: PrefillShape](TrivialRegisterPassable):
             The offset from a block's keys, or values, in bytes.
         """
         comptime if Self.shape.is_quantized():
-            return loader[Self.shape]() * PIECE_BYTES
+            return Int(thread_idx.x) * PIECE_BYTES
         return place_of[Self.shape, Self.shape.keys](self.row, self.piece)
 
 
