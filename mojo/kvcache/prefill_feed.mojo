@@ -6,8 +6,9 @@ keys and values copied, by tensor memory; the others of its warpgroup find the
 tiles and copy their queries.
 """
 
-from layout import TileTensor, row_major
-from max.gpu import block_idx, grid_dim, lane_id
+from layout import TileTensor, coord, row_major
+from layout.tma_async import TMATensorTile
+from max.gpu import block_idx, grid_dim, lane_id, thread_idx
 from max.gpu.memory import async_copy_wait_all
 from max.gpu.primitives import warp
 from std.math import ceildiv
@@ -29,40 +30,48 @@ Parameters:
 """
 
 
+comptime QueryBoxes[shape: PrefillShape] = TMATensorTile[
+    shape.dtype,
+    coord[shape.rows() // shape.group(), shape.group(), shape.panel()],
+    coord[shape.rows() // shape.group(), shape.group(), shape.panel()],
+    True,
+]
+"""Describes how tensor memory copies a panel of a tile's queries.
+
+Parameters:
+    shape: What the kernel is compiled for.
+"""
+
+
 @always_inline
 def feed_queries[
     shape: PrefillShape
-](call: PrefillCall[shape], ring: Ring[shape], tiles: Int):
-    """Finds the block's tiles, and brings their queries.
-
-    Blocks take tiles by turns, forth and back: the first tiles have the most
-    keys, and so each block has its share of them.
+](
+    call: PrefillCall[shape],
+    boxes: QueryBoxes[shape],
+    ring: Ring[shape],
+    tiles: Int,
+):
+    """Brings the queries of the block's tiles, and tells the tiles.
 
     Parameters:
         shape: What the kernel is compiled for.
 
     Args:
         call: The tensors.
-        ring: Where the queries go.
+        boxes: Describes the queries.
+        ring: Where they go.
         tiles: The tiles of one key-value head.
     """
     var turn = Turn(0)
-    var total = tiles * shape.kv_params.num_heads
-    var blocks = Int(grid_dim.x)
-    for round in range(ceildiv(total, blocks)):
-        var way = Int(block_idx.x)
-        if round % 2 == 1:
-            way = blocks - 1 - way
-        var tile = Tile[shape](
-            call.batch,
-            call.keys.cache_lengths.ptr,
-            call.rules,
-            min(round * blocks + way, total - 1),
-            tiles,
-        )
-        if round * blocks + way < total and not tile.is_empty():
+    for round in range(_rounds[shape](tiles)):
+        var tile = _tile(call, tiles, round)
+        if not tile.is_empty():
             ring.await_free[QUERIES](turn)
-            load_queries(call, tile, ring.place[QUERIES](turn))
+            comptime if shape.has_query_boxes():
+                _copy_queries(boxes, ring, tile, turn)
+            else:
+                load_queries(call, tile, ring.place[QUERIES](turn))
             ring.hand_over(turn, tile)
             turn.count += 1
     ring.await_free[QUERIES](turn)
@@ -72,48 +81,92 @@ def feed_queries[
 
 @always_inline
 def feed_blocks[
-    shape: PrefillShape
+    kind: Int, shape: PrefillShape
 ](
     call: PrefillCall[shape],
-    keys: Boxes[shape],
-    values: Boxes[shape],
+    boxes: Boxes[shape],
     ring: Ring[shape],
+    tiles: Int,
 ):
-    """Has the keys and values copied that the tiles see; a warp calls it.
+    """Has the keys, or the values, of the block's tiles copied; by one warp.
 
     Parameters:
+        kind: Which of them.
         shape: What the kernel is compiled for.
 
     Args:
         call: The tensors.
-        keys: Describes the pool's keys.
-        values: Describes its values.
+        boxes: Describes the pool's keys, or its values.
         ring: Where everything goes.
+        tiles: The tiles of one key-value head.
     """
-    var tiles = Turn(0)
     var turn = Turn(0)
-    while True:
-        ring.await_full[QUERIES](tiles)
-        var tile = ring.tiles[unsafe_offset=tiles.place()]
-        if tile.is_empty():
-            return
-        var blocks = tile.blocks()
-        var pages = _pages(call, tile, 0)
-        var next_pages = _pages(call, tile, 1)
-        _copy[KEYS](call, keys, ring, tile, 0, pages, turn)
-        for block in range(blocks):
-            var pages_after = _pages(call, tile, block + 2)
-            var next = Turn(turn.count + 1)
-            if block + 1 < blocks:
-                _copy[KEYS](
-                    call, keys, ring, tile, block + 1, next_pages, next
-                )
-            _copy[VALUES](call, values, ring, tile, block, pages, turn)
-            turn = next
-            pages = next_pages
-            next_pages = pages_after
-        ring.free[QUERIES](tiles)
-        tiles.count += 1
+    for round in range(_rounds[shape](tiles)):
+        var tile = _tile(call, tiles, round)
+        if not tile.is_empty():
+            var pages = _pages(call, tile, 0)
+            for block in range(tile.blocks()):
+                var next_pages = _pages(call, tile, block + 1)
+                ring.await_free[kind](turn)
+                _copy[kind](call, boxes, ring, tile, block, pages, turn)
+                pages = next_pages
+                turn.count += 1
+
+
+@always_inline
+def _rounds[shape: PrefillShape](tiles: Int) -> Int:
+    """Returns how many tiles a block has at most."""
+    return ceildiv(tiles * shape.kv_params.num_heads, Int(grid_dim.x))
+
+
+@always_inline
+def _tile[
+    shape: PrefillShape
+](call: PrefillCall[shape], tiles: Int, round: Int) -> Tile[shape]:
+    """Returns the block's tile of a round; one without rows if there is none.
+
+    Blocks take tiles by turns, forth and back: the first tiles have the most
+    keys, and so each block has its share of them.
+    """
+    var blocks = Int(grid_dim.x)
+    var way = Int(block_idx.x)
+    if round % 2 == 1:
+        way = blocks - 1 - way
+    var number = round * blocks + way
+    if number >= tiles * shape.kv_params.num_heads:
+        return Tile[shape]()
+    return Tile[shape](
+        call.batch, call.keys.cache_lengths.ptr, call.rules, number, tiles
+    )
+
+
+@always_inline
+def _copy_queries[
+    shape: PrefillShape
+](
+    boxes: QueryBoxes[shape],
+    ring: Ring[shape],
+    tile: Tile[shape],
+    turn: Turn,
+):
+    """Has a tile's queries copied; rows beyond its last may be anything."""
+    comptime group = shape.group()
+    if Int(thread_idx.x) != shape.threads() - 1:
+        return
+    var full = ring.full[QUERIES](turn)
+    full[].expect_bytes(Int32(shape.query_bytes()))
+    var token = Int(tile.start) + Int(tile.first) // group
+    comptime for panel in range(shape.panels()):
+        boxes.async_copy_3d(
+            TileTensor(
+                ptr=ring.place[QUERIES](turn)
+                .unsafe_offset(panel * shape.rows() * 2 * shape.panel())
+                .unsafe_bitcast[Scalar[shape.dtype]](),
+                layout=row_major[shape.rows() // group, group, shape.panel()](),
+            ),
+            full[],
+            (panel * shape.panel(), Int(tile.head) * group, token),
+        )
 
 
 @always_inline
@@ -152,7 +205,6 @@ def _copy[
     var column = Int(tile.head) * shape.head_dim()
     var target = ring.place[kind](turn)
     var full = ring.full[kind](turn)
-    ring.await_free[kind](turn)
     if lane_id() == 0:
         full[].expect_bytes(Int32(shape.plane_bytes()))
     comptime for first in range(0, shape.keys, rows):

@@ -15,7 +15,9 @@ from max.gpu import (
     thread_idx,
 )
 from max.gpu.intrinsics import warpgroup_reg_alloc, warpgroup_reg_dealloc
-from max.gpu.host import DeviceAttribute, DeviceContext, FuncAttribute
+from max.gpu.host import DeviceAttribute, DeviceBuffer, DeviceContext, FuncAttribute
+from max.gpu.host.nvidia.tma import create_tma_descriptor
+from std.utils.index import IndexList
 from max.gpu.memory import (
     async_copy_wait_all,
     external_memory,
@@ -28,8 +30,8 @@ from std.math import ceildiv
 from layout.tma_async import SharedMemBarrier
 from max.gpu.memory import fence_mbarrier_init
 from .prefill_attend import attend_to_tiles
-from .prefill_feed import Boxes, feed_blocks, feed_queries
-from .prefill_ring import PLACES, Ring
+from .prefill_feed import Boxes, QueryBoxes, feed_blocks, feed_queries
+from .prefill_ring import KEYS, PLACES, VALUES, Ring
 from .prefill_call import PrefillCall
 from .prefill_queries import load_queries
 from .prefill_rows import RowSums
@@ -92,12 +94,14 @@ def prefill_kernel[shape: PrefillShape](call: PrefillCall[shape], tiles: Int32):
     ),
     `nvvm.minctasm`=SIMDLength(1),
 )
+@__llvm_arg_metadata(queries, `nvvm.grid_constant`)
 @__llvm_arg_metadata(keys, `nvvm.grid_constant`)
 @__llvm_arg_metadata(values, `nvvm.grid_constant`)
 def fed_prefill_kernel[
     shape: PrefillShape
 ](
     call: PrefillCall[shape],
+    queries: QueryBoxes[shape],
     keys: Boxes[shape],
     values: Boxes[shape],
     tiles: Int32,
@@ -135,9 +139,29 @@ def fed_prefill_kernel[
     else:
         warpgroup_reg_dealloc[40]()
         if warps == 0:
-            feed_blocks(call, keys, values, ring)
+            feed_blocks[KEYS](call, keys, ring, Int(tiles))
+        elif warps == 1:
+            feed_blocks[VALUES](call, values, ring, Int(tiles))
         else:
-            feed_queries(call, ring, Int(tiles))
+            feed_queries(call, queries, ring, Int(tiles))
+
+
+def query_boxes[
+    shape: PrefillShape
+](
+    call: PrefillCall[shape], total_tokens: Int, ctx: DeviceContext
+) raises -> QueryBoxes[shape]:
+    """Describes the queries."""
+    comptime group = shape.group()
+    comptime row = shape.num_q_heads * shape.head_dim()
+    return {
+        create_tma_descriptor[shape.dtype, 3, shape.swizzle()](
+            DeviceBuffer(ctx, call.queries.unsafe_mut_cast[True](), 1, owning=False),
+            IndexList[3](total_tokens, shape.num_q_heads, shape.head_dim()),
+            IndexList[3](row, shape.head_dim(), 1),
+            IndexList[3](max(1, shape.rows() // group), group, shape.panel()),
+        )
+    }
 
 
 def prefill_gpu[
@@ -168,6 +192,7 @@ def prefill_gpu[
         var blocks = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
         ctx.enqueue_function[fed_kernel](
             call,
+            query_boxes(call, total_tokens, ctx),
             call.keys.create_tma_tile[
                 shape.box_rows(),
                 shape.panel(),

@@ -95,14 +95,16 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
         """Makes the signals; one thread calls it, and all wait for it."""
         comptime warps = Self.shape.multipliers() // LANES
         comptime for kind in range(KINDS):
-            # Of those that load queries, one tells the tile, too. The warp that
-            # has keys and values copied reads the tiles, as do all others.
-            comptime is_tile = kind == QUERIES
-            comptime writers = Self.shape.query_loaders() + 1 if is_tile else 1
-            comptime readers = warps + 1 if is_tile else warps
+            # One thread tells that copies are under way; threads that load
+            # queries themselves tell that theirs are there.
+            comptime loaders = Self.shape.query_loaders()
+            comptime is_loaded = (
+                kind == QUERIES and not Self.shape.has_query_boxes()
+            )
+            comptime writers = loaders + 1 if is_loaded else 1
             for place in range(PLACES):
                 self.full[kind](Turn(UInt32(place)))[].init(Int32(writers))
-                self._free[kind](Turn(UInt32(place)))[].init(Int32(readers))
+                self._free[kind](Turn(UInt32(place)))[].init(Int32(warps))
 
     @always_inline
     def full[kind: Int](self, turn: Turn) -> Shared[SharedMemBarrier]:
@@ -178,11 +180,12 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
             tile: The tile; one without rows is the last.
         """
         var full = self.full[QUERIES](turn)
-        inlined_assembly[
-            "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [$0];",
-            NoneType,
-            constraints="r,~{memory}",
-        ](UInt32(Int(full)))
+        comptime if not Self.shape.has_query_boxes():
+            inlined_assembly[
+                "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [$0];",
+                NoneType,
+                constraints="r,~{memory}",
+            ](UInt32(Int(full)))
         if Int(thread_idx.x) == Self.shape.threads() - 1:
             self.tiles[unsafe_offset=turn.place()] = tile
             _ = full[].arrive()

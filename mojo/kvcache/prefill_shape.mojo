@@ -166,7 +166,15 @@ struct PrefillShape(TrivialRegisterPassable):
         Returns:
             All threads; with a warpgroup that feeds, its warps but one.
         """
-        return WARPGROUP - LANES if self.is_fed() else self.threads()
+        return 2 * LANES if self.is_fed() else self.threads()
+
+    def has_query_boxes(self) -> Bool:
+        """Returns whether a tile's queries are those of whole tokens.
+
+        Returns:
+            Whether they are, so that tensor memory can copy them.
+        """
+        return self.is_fed() and self.rows() % self.group() == 0
 
     def rows(self) -> Int:
         """Returns the rows of a tile: pairs of a token and a query head.
