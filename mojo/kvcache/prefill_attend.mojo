@@ -10,9 +10,6 @@ See:
 
 from max.gpu import thread_idx
 from max.gpu.memory import fence_async_view_proxy
-from max.gpu.sync import named_barrier, named_barrier_arrive
-comptime TAKES_TURNS = False
-
 from .prefill_call import PrefillCall
 from .prefill_products import (
     add_values,
@@ -24,7 +21,7 @@ from .prefill_products import (
 )
 from .prefill_ring import KEYS, QUERIES, VALUES, Ring, Turn
 from .prefill_rows import RowSums
-from .prefill_shape import WARPGROUP, PrefillShape, place_of
+from .prefill_shape import WARPGROUP, WARPGROUP_ROWS, PrefillShape, place_of
 from .prefill_tile import Tile
 from .shared_memory import PIECE_BYTES, Shared
 
@@ -35,6 +32,8 @@ def attend_to_tiles[
 ](call: PrefillCall[shape], ring: Ring[shape]):
     """Serves the tiles that are handed over, until there are no more.
 
+    The next tile's first scores are formed while a tile's results are written.
+
     Parameters:
         shape: What the kernel is compiled for.
 
@@ -42,81 +41,98 @@ def attend_to_tiles[
         call: The tensors.
         ring: Where everything comes.
     """
-    comptime if TAKES_TURNS:
-        if Int(thread_idx.x) >= 128:
-            named_barrier_arrive[256](3)
     var tiles = Turn(0)
-    var blocks = Turn(0)
+    var turn = Turn(0)
+    var tile = ring.await_tile(tiles)
+    if tile.is_empty():
+        return
+    var scores = _score(ring, tiles, turn)
+    wait_for_products[0]()
+    scores = kept(scores)
+    ring.free[KEYS](turn)
     while True:
-        ring.await_full[QUERIES](tiles)
-        var tile = ring.tiles[unsafe_offset=tiles.place()]
+        var sums = RowSums(call, tile)
+        _ = sums.weigh(scores, call.rules, tile, 0)
+        var weights = sums.rounded(scores)
+        for block in range(1, tile.blocks()):
+            var next = turn.next()
+            scores = _score(ring, tiles, next)
+            _add(sums, weights, ring, tile, block - 1, turn)
+            wait_for_products[1]()
+            scores = kept(scores)
+            ring.free[KEYS](next)
+            var fade = sums.weigh(scores, call.rules, tile, block)
+            wait_for_products[0]()
+            sums.keep()
+            ring.free[VALUES](turn)
+            sums.fade(fade)
+            weights = sums.rounded(scores)
+            turn = next
+        _add(sums, weights, ring, tile, tile.blocks() - 1, turn)
+        var next_tile = ring.await_tile(tiles.next())
+        scores = _score(ring, tiles.next(), turn.next(), next_tile.is_empty())
+        wait_for_products[1]()
+        _finish(sums, call, ring, tile, tiles, turn)
+        tile = next_tile
+        tiles = tiles.next()
+        turn = turn.next()
+        wait_for_products[0]()
+        scores = kept(scores)
         if tile.is_empty():
             return
-        var sums = RowSums(call, tile, ring.place[QUERIES](tiles))
-        _attend(sums, call, ring, tile, blocks)
-        sums.write_through(call, tile, ring.place[QUERIES](tiles))
-        ring.free[QUERIES](tiles)
-        tiles.count += 1
-        blocks.count += UInt32(tile.blocks())
+        ring.free[KEYS](turn)
 
 
 @always_inline
-def _attend[
+def _score[
+    shape: PrefillShape
+](ring: Ring[shape], tiles: Turn, turn: Turn, is_last: Bool = False) -> RowSums[shape].Scores:
+    """Starts to multiply a tile's queries with a block of keys."""
+    var first = Int(thread_idx.x) // WARPGROUP * WARPGROUP_ROWS
+    var queries = ring.place[QUERIES](tiles).unsafe_offset(
+        first * 2 * shape.panel()
+    )
+    if not is_last: ring.await_full[KEYS](turn)
+    return scores_of[shape](
+        descriptor[shape](queries), descriptor[shape](ring.place[KEYS](turn))
+    )
+
+
+@always_inline
+def _add[
+    shape: PrefillShape
+](
+    mut sums: RowSums[shape],
+    weights: RowSums[shape].Weights,
+    ring: Ring[shape],
+    tile: Tile[shape],
+    block: Int,
+    turn: Turn,
+):
+    """Starts to add a block's values, times their weights."""
+    var values = ring.place[VALUES](turn)
+    ring.await_full[VALUES](turn)
+    if shape.rules.window or block + 1 == tile.blocks():
+        _clear_unseen(tile, tile.seen(block), values)
+    add_values[shape](sums.sums, weights, descriptor[shape](values))
+
+
+@always_inline
+def _finish[
     shape: PrefillShape
 ](
     mut sums: RowSums[shape],
     call: PrefillCall[shape],
     ring: Ring[shape],
     tile: Tile[shape],
-    first: Turn,
+    tiles: Turn,
+    turn: Turn,
 ):
-    """Adds all blocks that a tile sees."""
-    var turn = first
-    ring.await_full[KEYS](turn)
-    var scores = scores_of[shape](
-        sums.queries, descriptor[shape](ring.place[KEYS](turn))
-    )
-    wait_for_products[0]()
-    scores = kept(scores)
-    ring.free[KEYS](turn)
-    _ = sums.weigh(scores, call.rules, tile, 0)
-    var weights = sums.rounded(scores)
-    for block in range(1, tile.blocks()):
-        var next = Turn(turn.count + 1)
-        ring.await_full[KEYS](next)
-        comptime if TAKES_TURNS:
-            named_barrier[256](Int32(3 + Int(thread_idx.x) // 128))
-        scores = scores_of[shape](
-            sums.queries, descriptor[shape](ring.place[KEYS](next))
-        )
-        ring.await_full[VALUES](turn)
-        comptime if shape.rules.window:
-            _clear_unseen(tile, tile.seen(block - 1), ring.place[VALUES](turn))
-        add_values[shape](
-            sums.sums, weights, descriptor[shape](ring.place[VALUES](turn))
-        )
-        comptime if TAKES_TURNS:
-            named_barrier_arrive[256](Int32(4 - Int(thread_idx.x) // 128))
-        wait_for_products[1]()
-        scores = kept(scores)
-        ring.free[KEYS](next)
-        var fade = sums.weigh(scores, call.rules, tile, block)
-        wait_for_products[0]()
-        sums.keep()
-        ring.free[VALUES](turn)
-        sums.fade(fade)
-        weights = sums.rounded(scores)
-        turn = next
-    ring.await_full[VALUES](turn)
-    _clear_unseen(
-        tile, tile.seen(tile.blocks() - 1), ring.place[VALUES](turn)
-    )
-    add_values[shape](
-        sums.sums, weights, descriptor[shape](ring.place[VALUES](turn))
-    )
-    wait_for_products[0]()
+    """Writes a tile's results, whose last values are added."""
     sums.keep()
     ring.free[VALUES](turn)
+    sums.write_through(call, tile, ring.place[QUERIES](tiles))
+    ring.free[QUERIES](tiles)
 
 
 @always_inline

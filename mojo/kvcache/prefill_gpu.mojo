@@ -73,7 +73,7 @@ def prefill_kernel[shape: PrefillShape](call: PrefillCall[shape], tiles: Int32):
     stages.note_page(1, stages.page_of(1))
     barrier()
     stages.load(0)
-    var sums = RowSums(call, tile, stages.queries)
+    var sums = RowSums(call, tile)
     for block in range(tile.blocks()):
         async_copy_wait_all()
         comptime if shape.is_quantized():

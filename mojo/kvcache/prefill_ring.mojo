@@ -46,6 +46,15 @@ struct Turn(TrivialRegisterPassable):
         return Int(self.count % UInt32(PLACES))
 
     @always_inline
+    def next(self) -> Self:
+        """Returns the turn after this one.
+
+        Returns:
+            The turn.
+        """
+        return Self(self.count + 1)
+
+    @always_inline
     def phase(self) -> UInt32:
         """Returns what a wait for this turn's signal takes.
 
@@ -189,6 +198,19 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
         if Int(thread_idx.x) == Self.shape.threads() - 1:
             self.tiles[unsafe_offset=turn.place()] = tile
             _ = full[].arrive()
+
+    @always_inline
+    def await_tile(self, turn: Turn) -> Tile[Self.shape]:
+        """Waits for a tile, and for its queries.
+
+        Args:
+            turn: The turn.
+
+        Returns:
+            The tile; one without rows if there are no more.
+        """
+        self.await_full[QUERIES](turn)
+        return self.tiles[unsafe_offset=turn.place()]
 
     @always_inline
     def free[kind: Int](self, turn: Turn):

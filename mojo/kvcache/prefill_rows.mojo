@@ -50,8 +50,8 @@ struct RowSums[shape: PrefillShape]:
     comptime Scores = SIMD[DType.float32, Self.keys // 2]
     """A lane's scores: of eight keys two neighbours, for each of its rows."""
 
-    var queries: Int64
-    """The descriptor of the rows' queries."""
+    comptime Weights = SIMD[DType.uint32, Self.keys // 4]
+    """A lane's weights, rounded, in pairs."""
 
     var last: Array[Int32, 2]
     """The last position that each row sees, its own."""
@@ -77,19 +77,13 @@ struct RowSums[shape: PrefillShape]:
         out self,
         call: PrefillCall[Self.shape],
         tile: Tile[Self.shape],
-        queries: Shared[UInt8],
     ):
         """Has seen no keys yet.
 
         Args:
             call: The tensors.
             tile: The rows.
-            queries: Their queries.
         """
-        var first = Int(thread_idx.x) // WARPGROUP * WARPGROUP_ROWS
-        self.queries = descriptor[Self.shape](
-            queries.unsafe_offset(first * 2 * Self.shape.panel())
-        )
         self.last = Array[Int32, 2](fill=0)
         self.begin = Array[Int32, 2](fill=0)
         self.largest = Array[Float32, 2](fill=NOTHING)
@@ -111,8 +105,11 @@ struct RowSums[shape: PrefillShape]:
             block: The block.
         """
         var keys = stages.keys(block)
+        var queries = stages.queries.unsafe_offset(
+            Int(thread_idx.x) // WARPGROUP * WARPGROUP_ROWS * 2 * Self.shape.panel()
+        )
         var scores = scores_of[Self.shape](
-            self.queries, descriptor[Self.shape](keys)
+            descriptor[Self.shape](queries), descriptor[Self.shape](keys)
         )
         wait_for_products[0]()
         scores = kept(scores)
@@ -165,9 +162,7 @@ struct RowSums[shape: PrefillShape]:
         return self._soften(scores, factor_of(rules))
 
     @always_inline
-    def rounded(
-        self, weights: Self.Scores
-    ) -> SIMD[DType.uint32, Self.keys // 4]:
+    def rounded(self, weights: Self.Scores) -> Self.Weights:
         """Rounds weights to the type that is multiplied.
 
         Args:
