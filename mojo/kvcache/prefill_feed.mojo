@@ -68,12 +68,12 @@ def feed_queries[
         var tile = _tile(call, tiles, round)
         if not tile.is_empty():
             ring.await_free[QUERIES](turn)
-            comptime if shape.has_query_boxes():
-                _copy_queries(boxes, ring, tile, turn)
-            else:
+            comptime if not shape.has_query_boxes():
                 load_queries(call, tile, ring.place[QUERIES](turn))
             ring.hand_over(turn, tile)
-            turn.count += 1
+            comptime if shape.has_query_boxes():
+                _copy_queries(boxes, ring, tile, turn)
+            turn = turn.next()
     ring.await_free[QUERIES](turn)
     ring.hand_over(turn, Tile[shape]())
     async_copy_wait_all()
@@ -110,7 +110,7 @@ def feed_blocks[
                 ring.await_free[kind](turn)
                 _copy[kind](call, boxes, ring, tile, block, pages, turn)
                 pages = next_pages
-                turn.count += 1
+                turn = turn.next()
 
 
 @always_inline
@@ -154,7 +154,6 @@ def _copy_queries[
     if Int(thread_idx.x) != shape.threads() - 1:
         return
     var full = ring.full[QUERIES](turn)
-    full[].expect_bytes(Int32(shape.query_bytes()))
     var token = Int(tile.start) + Int(tile.first) // group
     comptime for panel in range(shape.panels()):
         boxes.async_copy_3d(

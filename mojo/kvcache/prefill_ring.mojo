@@ -182,14 +182,18 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
 
     @always_inline
     def hand_over(self, turn: Turn, tile: Tile[Self.shape]):
-        """Tells a tile, as soon as the queries that the thread copies are there.
+        """Tells a tile, as soon as its queries are there.
+
+        Threads that load queries themselves have issued their copies before it;
+        copies of tensor memory come after it.
 
         Args:
             turn: The turn.
             tile: The tile; one without rows is the last.
         """
+        comptime has_boxes = Self.shape.has_query_boxes()
         var full = self.full[QUERIES](turn)
-        comptime if not Self.shape.has_query_boxes():
+        comptime if not has_boxes:
             inlined_assembly[
                 "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [$0];",
                 NoneType,
@@ -197,7 +201,10 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
             ](UInt32(Int(full)))
         if Int(thread_idx.x) == Self.shape.threads() - 1:
             self.tiles[unsafe_offset=turn.place()] = tile
-            _ = full[].arrive()
+            if has_boxes and not tile.is_empty():
+                full[].expect_bytes(Int32(Self.shape.query_bytes()))
+            else:
+                _ = full[].arrive()
 
     @always_inline
     def await_tile(self, turn: Turn) -> Tile[Self.shape]:
