@@ -8,12 +8,12 @@ tiles and copy their queries.
 
 from layout import TileTensor, coord, row_major
 from layout.tma_async import TMATensorTile
-from max.gpu import block_idx, grid_dim, lane_id, thread_idx
+from max.gpu import lane_id, thread_idx
 from max.gpu.memory import async_copy_wait_all
 from max.gpu.primitives import warp
-from std.math import ceildiv
 
 from .prefill_call import PrefillCall
+from .prefill_order import TileOrder
 from .prefill_queries import load_queries
 from .prefill_ring import KEYS, QUERIES, VALUES, Ring, Turn
 from .prefill_shape import CHUNK, PrefillShape
@@ -50,7 +50,7 @@ def feed_queries[
     call: PrefillCall[shape],
     boxes: QueryBoxes[shape],
     ring: Ring[shape],
-    tiles: Int,
+    order: TileOrder[shape],
 ):
     """Brings the queries of the block's tiles, and tells the tiles.
 
@@ -61,11 +61,11 @@ def feed_queries[
         call: The tensors.
         boxes: Describes the queries.
         ring: Where they go.
-        tiles: The tiles of one key-value head.
+        order: The block's tiles.
     """
     var turn = Turn(0)
-    for round in range(_rounds[shape](tiles)):
-        var tile = _tile(call, tiles, round)
+    for round in range(order.rounds()):
+        var tile = order.tile(call, round)
         if not tile.is_empty():
             ring.await_free[QUERIES](turn)
             comptime if not shape.has_query_boxes():
@@ -86,7 +86,7 @@ def feed_blocks[
     call: PrefillCall[shape],
     boxes: Boxes[shape],
     ring: Ring[shape],
-    tiles: Int,
+    order: TileOrder[shape],
 ):
     """Has the keys, or the values, of the block's tiles copied; by one warp.
 
@@ -98,11 +98,11 @@ def feed_blocks[
         call: The tensors.
         boxes: Describes the pool's keys, or its values.
         ring: Where everything goes.
-        tiles: The tiles of one key-value head.
+        order: The block's tiles.
     """
     var turn = Turn(0)
-    for round in range(_rounds[shape](tiles)):
-        var tile = _tile(call, tiles, round)
+    for round in range(order.rounds()):
+        var tile = order.tile(call, round)
         if not tile.is_empty():
             var pages = _pages(call, tile, 0)
             for block in range(tile.blocks()):
@@ -111,33 +111,6 @@ def feed_blocks[
                 _copy[kind](call, boxes, ring, tile, block, pages, turn)
                 pages = next_pages
                 turn = turn.next()
-
-
-@always_inline
-def _rounds[shape: PrefillShape](tiles: Int) -> Int:
-    """Returns how many tiles a block has at most."""
-    return ceildiv(tiles * shape.kv_params.num_heads, Int(grid_dim.x))
-
-
-@always_inline
-def _tile[
-    shape: PrefillShape
-](call: PrefillCall[shape], tiles: Int, round: Int) -> Tile[shape]:
-    """Returns the block's tile of a round; one without rows if there is none.
-
-    Blocks take tiles by turns, forth and back: the first tiles have the most
-    keys, and so each block has its share of them.
-    """
-    var blocks = Int(grid_dim.x)
-    var way = Int(block_idx.x)
-    if round % 2 == 1:
-        way = blocks - 1 - way
-    var number = round * blocks + way
-    if number >= tiles * shape.kv_params.num_heads:
-        return Tile[shape]()
-    return Tile[shape](
-        call.batch, call.keys.cache_lengths.ptr, call.rules, number, tiles
-    )
 
 
 @always_inline

@@ -31,6 +31,8 @@ from layout.tma_async import SharedMemBarrier
 from max.gpu.memory import fence_mbarrier_init
 from .prefill_attend import attend_to_tiles
 from .prefill_feed import Boxes, QueryBoxes, feed_blocks, feed_queries
+from .overlap import await_kernels_before, overlapping_launch
+from .prefill_order import TileOrder
 from .prefill_ring import KEYS, PLACES, VALUES, Ring
 from .prefill_call import PrefillCall
 from .prefill_queries import load_queries
@@ -62,8 +64,13 @@ def prefill_kernel[shape: PrefillShape](call: PrefillCall[shape], tiles: Int32):
     var places = stack_allocation[
         4 * shape.chunks(), Int64, address_space=AddressSpace.SHARED
     ]()
+    var of_head, head = divmod(Int(block_idx.x), shape.kv_params.num_heads)
     var tile = Tile[shape](
-        call.batch, call.keys.cache_lengths.ptr, call.rules, Int(block_idx.x), Int(tiles)
+        call.batch,
+        call.keys.cache_lengths.ptr,
+        call.rules,
+        number=Int(tiles) - 1 - of_head,
+        head=head,
     )
     if tile.is_empty():
         return
@@ -105,6 +112,7 @@ def fed_prefill_kernel[
     keys: Boxes[shape],
     values: Boxes[shape],
     tiles: Int32,
+    heads: Int32,
 ):
     """Computes tiles, one after the other, fed by one warpgroup.
 
@@ -132,18 +140,20 @@ def fed_prefill_kernel[
         ring.prepare()
         fence_mbarrier_init()
     barrier()
+    await_kernels_before()
     var warps = Int(thread_idx.x) // LANES - shape.multipliers() // LANES
     if warps < 0:
         warpgroup_reg_alloc[232]()
         attend_to_tiles(call, ring)
     else:
         warpgroup_reg_dealloc[40]()
+        var order = TileOrder[shape](tiles=tiles, heads=heads)
         if warps == 0:
-            feed_blocks[KEYS](call, keys, ring, Int(tiles))
+            feed_blocks[KEYS](call, keys, ring, order)
         elif warps == 1:
-            feed_blocks[VALUES](call, values, ring, Int(tiles))
+            feed_blocks[VALUES](call, values, ring, order)
         else:
-            feed_queries(call, queries, ring, Int(tiles))
+            feed_queries(call, queries, ring, order)
 
 
 def query_boxes[
@@ -206,6 +216,8 @@ def prefill_gpu[
                 is_k_major=True,
             ](ctx),
             Int32(tiles),
+            Int32(TileOrder[shape].heads_at_once(Int(call.keys.max_context_length()))),
+            attributes=overlapping_launch(),
             grid_dim=min(tiles * shape.kv_params.num_heads, Int(blocks)),
             block_dim=shape.threads(),
             shared_mem_bytes=bytes,

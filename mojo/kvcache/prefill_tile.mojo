@@ -64,30 +64,28 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
         batch: RaggedBatch,
         lengths: Pointer[UInt32, ImmUntrackedOrigin],
         rules: AttentionRules[Self.shape.rules],
+        *,
         number: Int,
-        tiles: Int,
+        head: Int,
     ):
         """Finds a tile.
 
         Sequence `s` has the tiles from `start(s) * group / rows + s` on, which
-        are enough for its rows. Blocks take tiles from the last one on, so that
-        those which see most keys come first.
+        are enough for its rows.
 
         Args:
             batch: The rows of each sequence.
             lengths: Tokens cached before this step, `[batch_size]`.
             rules: What a query sees.
-            number: The tile, counted over all key-value heads.
-            tiles: How many tiles there are, those without rows included.
+            number: The tile of a key-value head.
+            head: The key-value head.
         """
         comptime rows = Self.shape.rows()
         comptime group = Self.shape.group()
         comptime keys = Int32(Self.shape.keys)
-        var of_head, head = divmod(number, Self.shape.kv_params.num_heads)
-        of_head = tiles - 1 - of_head
-        var low = _sequence_of[rows, group](batch, of_head)
+        var low = _sequence_of[rows, group](batch, number)
         var start = batch.start(low)
-        var first = (of_head - start * group // rows - low) * rows
+        var first = (number - start * group // rows - low) * rows
         var end = min((batch.start(low + 1) - start) * group, first + rows)
         var cached = Int(lengths[unsafe_offset=low])
         self.seq = Int32(low)
