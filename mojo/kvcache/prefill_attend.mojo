@@ -70,7 +70,9 @@ def attend_to_tiles[
             turn = next
         _add(sums, weights, ring, tile, tile.blocks() - 1, turn)
         var next_tile = ring.await_tile(tiles.next())
-        scores = _score(ring, tiles.next(), turn.next(), next_tile.is_empty())
+        scores = _score(
+            ring, tiles.next(), turn.next(), is_there=not next_tile.is_empty()
+        )
         wait_for_products[1]()
         _finish(sums, call, ring, tile, tiles, turn)
         tile = next_tile
@@ -86,13 +88,21 @@ def attend_to_tiles[
 @always_inline
 def _score[
     shape: PrefillShape
-](ring: Ring[shape], tiles: Turn, turn: Turn, is_last: Bool = False) -> RowSums[shape].Scores:
-    """Starts to multiply a tile's queries with a block of keys."""
+](
+    ring: Ring[shape], tiles: Turn, turn: Turn, *, is_there: Bool = True
+) -> RowSums[shape].Scores:
+    """Starts to multiply a tile's queries with a block of keys.
+
+    Behind the last tile nothing is there, and what lies in the places is
+    multiplied in vain: a branch around it would make the compiler wait after
+    every single product.
+    """
     var first = Int(thread_idx.x) // WARPGROUP * WARPGROUP_ROWS
     var queries = ring.place[QUERIES](tiles).unsafe_offset(
         first * 2 * shape.panel()
     )
-    if not is_last: ring.await_full[KEYS](turn)
+    if is_there:
+        ring.await_full[KEYS](turn)
     return scores_of[shape](
         descriptor[shape](queries), descriptor[shape](ring.place[KEYS](turn))
     )
@@ -153,10 +163,8 @@ def _clear_unseen[
         var row, piece = divmod(i, pieces)
         if not tile.sees(start + Int32(row)):
             var place = place_of[shape, shape.keys](UInt32(row), UInt32(piece))
-            values.unsafe_offset(place).unsafe_bitcast[
-                UInt32
-            ]().unsafe_store[alignment=PIECE_BYTES](
-                0, SIMD[DType.uint32, 4](0)
-            )
+            values.unsafe_offset(place).unsafe_bitcast[UInt32]().unsafe_store[
+                alignment=PIECE_BYTES
+            ](0, SIMD[DType.uint32, 4](0))
     fence_async_view_proxy()
     sync_warpgroup()

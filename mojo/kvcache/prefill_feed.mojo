@@ -6,41 +6,18 @@ keys and values copied, by tensor memory; the others of its warpgroup find the
 tiles and copy their queries.
 """
 
-from layout import TileTensor, coord, row_major
-from layout.tma_async import TMATensorTile
+from layout import TileTensor, row_major
 from max.gpu import lane_id, thread_idx
 from max.gpu.memory import async_copy_wait_all
 from max.gpu.primitives import warp
 
+from .prefill_boxes import Boxes, QueryBoxes
 from .prefill_call import PrefillCall
 from .prefill_order import TileOrder
 from .prefill_queries import load_queries
 from .prefill_ring import KEYS, QUERIES, VALUES, Ring, Turn
 from .prefill_shape import CHUNK, PrefillShape
 from .prefill_tile import Tile
-from .tma import PageTMATile
-
-comptime Boxes[shape: PrefillShape] = PageTMATile[
-    shape.code, shape.box_rows(), shape.panel(), shape.swizzle(), True
-]
-"""Describes how tensor memory copies parts of a block: some tokens' panels.
-
-Parameters:
-    shape: What the kernel is compiled for.
-"""
-
-
-comptime QueryBoxes[shape: PrefillShape] = TMATensorTile[
-    shape.dtype,
-    coord[shape.rows() // shape.group(), shape.group(), shape.panel()],
-    coord[shape.rows() // shape.group(), shape.group(), shape.panel()],
-    True,
-]
-"""Describes how tensor memory copies a panel of a tile's queries.
-
-Parameters:
-    shape: What the kernel is compiled for.
-"""
 
 
 @always_inline
@@ -116,28 +93,24 @@ def feed_blocks[
 @always_inline
 def _copy_queries[
     shape: PrefillShape
-](
-    boxes: QueryBoxes[shape],
-    ring: Ring[shape],
-    tile: Tile[shape],
-    turn: Turn,
-):
+](boxes: QueryBoxes[shape], ring: Ring[shape], tile: Tile[shape], turn: Turn,):
     """Has a tile's queries copied; rows beyond its last may be anything."""
-    comptime group = shape.group()
     if Int(thread_idx.x) != shape.threads() - 1:
         return
     var full = ring.full[QUERIES](turn)
-    var token = Int(tile.start) + Int(tile.first) // group
+    var token = Int(tile.start) + Int(tile.first) // shape.group()
     comptime for panel in range(shape.panels()):
         boxes.async_copy_3d(
             TileTensor(
                 ptr=ring.place[QUERIES](turn)
                 .unsafe_offset(panel * shape.rows() * 2 * shape.panel())
                 .unsafe_bitcast[Scalar[shape.dtype]](),
-                layout=row_major[shape.rows() // group, group, shape.panel()](),
+                layout=row_major[
+                    shape.box_tokens(), shape.group(), shape.panel()
+                ](),
             ),
             full[],
-            (panel * shape.panel(), Int(tile.head) * group, token),
+            (panel * shape.panel(), Int(tile.head) * shape.group(), token),
         )
 
 
@@ -185,7 +158,9 @@ def _copy[
         var row = page * (stride // shape.token_stride()) + Int(slot)
         if lane_id() == 0:
             comptime for panel in range(shape.panels()):
-                comptime place = (panel * shape.keys + first) * 2 * shape.panel()
+                comptime place = (
+                    panel * shape.keys + first
+                ) * 2 * shape.panel()
                 boxes.async_copy(
                     TileTensor(
                         ptr=target.unsafe_offset(place).unsafe_bitcast[

@@ -1,6 +1,7 @@
 """Which tiles a block of the prefill kernel serves, and in which order."""
 
 from max.gpu import block_idx, grid_dim
+from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
 from std.math import ceildiv
 
 from .prefill_call import PrefillCall
@@ -11,8 +12,7 @@ comptime NEAR_BYTES = 32 << 20
 """The keys and values that stay in the L2 cache of a Hopper GPU, in bytes."""
 
 
-@fieldwise_init
-struct TileOrder[shape: PrefillShape](TrivialRegisterPassable):
+struct TileOrder[shape: PrefillShape](DevicePassable, TrivialRegisterPassable):
     """The tiles of all key-value heads, one after the other.
 
     Blocks take tiles by turns, forth and back: the first ones see the most keys,
@@ -23,29 +23,60 @@ struct TileOrder[shape: PrefillShape](TrivialRegisterPassable):
         shape: What the kernel is compiled for.
     """
 
+    comptime device_type: AnyType = Self
+    """The type that a GPU kernel receives: this one."""
+
     var tiles: Int32
     """The tiles of one key-value head."""
 
     var heads: Int32
     """The key-value heads that are served at once; they divide all heads."""
 
-    @staticmethod
-    def heads_at_once(context: Int) -> Int:
-        """Returns how many key-value heads to serve at once.
+    def __init__(out self, call: PrefillCall[Self.shape], *, total_tokens: Int):
+        """Orders the tiles of a call.
 
         Args:
-            context: The tokens of the longest context.
-
-        Returns:
-            The heads.
+            call: The tensors.
+            total_tokens: The rows in the queries.
         """
         comptime num_heads = Self.shape.kv_params.num_heads
         comptime token_bytes = 2 * 2 * Self.shape.head_dim()
-        for heads in range(num_heads, 1, -1):
-            var is_near = heads * context * token_bytes <= NEAR_BYTES
-            if num_heads % heads == 0 and is_near:
-                return heads
-        return 1
+        self.tiles = Int32(
+            Tile[Self.shape].most_tiles(
+                total_tokens=total_tokens,
+                batch_size=Int(call.batch.batch_size),
+            )
+        )
+        var context = Int(call.keys.max_context_length())
+        var heads = num_heads
+        while heads > 1 and (
+            num_heads % heads or heads * context * token_bytes > NEAR_BYTES
+        ):
+            heads -= 1
+        self.heads = Int32(heads)
+
+    def _to_device_type(
+        self, mut encoder: Some[DeviceTypeEncoder], target: MutOpaquePointer[_]
+    ):
+        encoder.encode(self, target)
+
+    @staticmethod
+    def get_type_name() -> String:
+        """Returns the name of this type.
+
+        Returns:
+            The name.
+        """
+        return "TileOrder"
+
+    @always_inline
+    def total(self) -> Int:
+        """Returns how many tiles there are, of all heads.
+
+        Returns:
+            The tiles, some of them without rows.
+        """
+        return Int(self.tiles) * Self.shape.kv_params.num_heads
 
     @always_inline
     def rounds(self) -> Int:
@@ -54,7 +85,7 @@ struct TileOrder[shape: PrefillShape](TrivialRegisterPassable):
         Returns:
             The tiles.
         """
-        return Int(ceildiv(self._total(), Int32(grid_dim.x)))
+        return Int(ceildiv(UInt32(self.total()), UInt32(grid_dim.x)))
 
     @always_inline
     def tile(
@@ -74,7 +105,7 @@ struct TileOrder[shape: PrefillShape](TrivialRegisterPassable):
         if round % 2 == 1:
             way = blocks - 1 - way
         var number = Int32(round) * blocks + way
-        if number >= self._total():
+        if Int(number) >= self.total():
             return Tile[Self.shape]()
         var some, place = divmod(number, self.tiles * self.heads)
         var of_head, head = divmod(place, self.heads)
@@ -85,7 +116,3 @@ struct TileOrder[shape: PrefillShape](TrivialRegisterPassable):
             number=Int(self.tiles - 1 - of_head),
             head=Int(some * self.heads + head),
         )
-
-    @always_inline
-    def _total(self) -> Int32:
-        return self.tiles * Int32(Self.shape.kv_params.num_heads)

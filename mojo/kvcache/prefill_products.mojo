@@ -41,7 +41,8 @@ def descriptor[shape: PrefillShape](matrix: Shared[UInt8]) -> Int64:
     """
     comptime row_bytes = 2 * shape.panel()
     comptime mode = 1 if row_bytes == 128 else 2 if row_bytes == 64 else 3
-    comptime rest = (mode << 62) | ((8 * row_bytes >> 4) << 32) | (1 << 16)
+    comptime apart = shape.keys * row_bytes >> 4
+    comptime rest = (mode << 62) | ((8 * row_bytes >> 4) << 32) | (apart << 16)
     return Int64((Int(matrix) & 0x3FFFF) >> 4) | Int64(rest)
 
 
@@ -93,7 +94,7 @@ def scores_of[
 def add_values[
     shape: PrefillShape
 ](
-    mut sums: Array[SIMD[DType.float32, shape.panel() // 2], shape.panels()],
+    mut sums: Array[SIMD[DType.float32, shape.columns() // 2], shape.parts()],
     weights: SIMD[DType.uint32, shape.keys // 4],
     values: Int64,
 ):
@@ -103,7 +104,7 @@ def add_values[
         shape: What the kernel is compiled for.
 
     Args:
-        sums: What they are added to, a lane's part of 64 rows, by panels;
+        sums: What they are added to, a lane's part of 64 rows, by parts;
             `kept` before it and after a wait.
         weights: A lane's part of the weights, in pairs of halves, as
             `scores_of` has them.
@@ -111,14 +112,14 @@ def add_values[
     """
     wgmma_fence_aligned()
     comptime for step in range(shape.keys // STEP):
-        comptime for panel in range(shape.panels()):
+        comptime for part in range(shape.parts()):
             comptime place = (
-                panel * shape.keys + step * STEP
+                part * shape.keys + step * STEP
             ) * 2 * shape.panel()
-            sums[panel] = _multiply_add[shape.half(), shape.panel()](
+            sums[part] = _multiply_add[shape.half(), shape.columns()](
                 weights.slice[4, offset=4 * step](),
                 values + Int64(place >> 4),
-                sums[panel],
+                sums[part],
             )
     wgmma_commit_group_sync()
 
@@ -138,9 +139,7 @@ def wait_for_products[pending: Int]():
 def sync_warpgroup():
     """Waits until all four warps of the warpgroup are here."""
     # Barrier 0 is the block's.
-    named_barrier[Int32(WARPGROUP)](
-        Int32(1 + Int(thread_idx.x) // WARPGROUP)
-    )
+    named_barrier[Int32(WARPGROUP)](Int32(1 + Int(thread_idx.x) // WARPGROUP))
 
 
 @always_inline
@@ -281,6 +280,53 @@ def _multiply_add[
                 r[28], r[29], r[30], r[31],
             )
         )
+    elif n == 128:
+        var r = inlined_assembly[
+            asm,
+            _RegisterPackType[
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+                Float32, Float32, Float32, Float32,
+            ],
+            constraints=constraints,
+        ](
+            a[0], a[1], a[2], a[3], values,
+            sums[0], sums[1], sums[2], sums[3], sums[4], sums[5],
+            sums[6], sums[7], sums[8], sums[9], sums[10], sums[11],
+            sums[12], sums[13], sums[14], sums[15], sums[16], sums[17],
+            sums[18], sums[19], sums[20], sums[21], sums[22], sums[23],
+            sums[24], sums[25], sums[26], sums[27], sums[28], sums[29],
+            sums[30], sums[31], sums[32], sums[33], sums[34], sums[35],
+            sums[36], sums[37], sums[38], sums[39], sums[40], sums[41],
+            sums[42], sums[43], sums[44], sums[45], sums[46], sums[47],
+            sums[48], sums[49], sums[50], sums[51], sums[52], sums[53],
+            sums[54], sums[55], sums[56], sums[57], sums[58], sums[59],
+            sums[60], sums[61], sums[62], sums[63],
+        )
+        return rebind[type_of(sums)](
+            SIMD[DType.float32, 64](
+                r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9],
+                r[10], r[11], r[12], r[13], r[14], r[15], r[16], r[17], r[18], r[19],
+                r[20], r[21], r[22], r[23], r[24], r[25], r[26], r[27], r[28], r[29],
+                r[30], r[31], r[32], r[33], r[34], r[35], r[36], r[37], r[38], r[39],
+                r[40], r[41], r[42], r[43], r[44], r[45], r[46], r[47], r[48], r[49],
+                r[50], r[51], r[52], r[53], r[54], r[55], r[56], r[57], r[58], r[59],
+                r[60], r[61], r[62], r[63],
+            )
+        )
     else:
-        comptime assert False, "wanted 16, 32 or 64 columns"
+        comptime assert False, "wanted 16, 32, 64 or 128 columns"
     # fmt: on

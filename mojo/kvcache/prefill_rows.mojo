@@ -31,7 +31,13 @@ from .prefill_products import (
     sync_warpgroup,
     wait_for_products,
 )
-from .prefill_shape import LANES, WARPGROUP, WARPGROUP_ROWS, PrefillShape, place_of
+from .prefill_shape import (
+    LANES,
+    WARPGROUP,
+    WARPGROUP_ROWS,
+    PrefillShape,
+    place_of,
+)
 from .prefill_stage import Stages
 from .prefill_tile import Tile
 from .shared_memory import PIECE_BYTES, Shared
@@ -66,7 +72,8 @@ struct RowSums[shape: PrefillShape]:
     """The lane's part of the sum of weights so far."""
 
     var sums: Array[
-        SIMD[DType.float32, Self.shape.panel() // 2], Self.shape.panels()
+        SIMD[DType.float32, Self.shape.columns() // 2],
+        Self.shape.parts(),
     ]
     """The weighted sums of values so far, in units of `unit`."""
 
@@ -106,7 +113,11 @@ struct RowSums[shape: PrefillShape]:
         """
         var keys = stages.keys(block)
         var queries = stages.queries.unsafe_offset(
-            Int(thread_idx.x) // WARPGROUP * WARPGROUP_ROWS * 2 * Self.shape.panel()
+            Int(thread_idx.x)
+            // WARPGROUP
+            * WARPGROUP_ROWS
+            * 2
+            * Self.shape.panel()
         )
         var scores = scores_of[Self.shape](
             descriptor[Self.shape](queries), descriptor[Self.shape](keys)
@@ -178,8 +189,8 @@ struct RowSums[shape: PrefillShape]:
     @always_inline
     def keep(mut self):
         """Lets nothing use the sums before what comes before this call."""
-        comptime for panel in range(Self.shape.panels()):
-            self.sums[panel] = kept(self.sums[panel])
+        comptime for part in range(Self.shape.parts()):
+            self.sums[part] = kept(self.sums[part])
 
     @always_inline
     def fade(mut self, by: Array[Float32, 2]):
@@ -188,11 +199,11 @@ struct RowSums[shape: PrefillShape]:
         Args:
             by: What each row's are multiplied by.
         """
-        comptime for panel in range(Self.shape.panels()):
+        comptime for part in range(Self.shape.parts()):
             comptime for side in range(2):
-                comptime for i in range(Self.shape.panel() // 8):
-                    self.sums[panel][4 * i + 2 * side] *= by[side]
-                    self.sums[panel][4 * i + 2 * side + 1] *= by[side]
+                comptime for i in range(Self.shape.columns() // 8):
+                    self.sums[part][4 * i + 2 * side] *= by[side]
+                    self.sums[part][4 * i + 2 * side + 1] *= by[side]
 
     @always_inline
     def _scale_products(
@@ -307,11 +318,11 @@ struct RowSums[shape: PrefillShape]:
             var factor = self._factor[side](call, tile)
             if tile.has(row):
                 var place = tile.element(row) + 2 * (Int(lane_id()) % 4)
-                comptime for panel in range(Self.shape.panels()):
-                    comptime for i in range(Self.shape.panel() // 8):
+                comptime for part in range(Self.shape.parts()):
+                    comptime for i in range(Self.shape.columns() // 8):
                         call.output.unsafe_store[alignment=4](
-                            place + panel * Self.shape.panel() + 8 * i,
-                            self._result[side, panel, i](factor),
+                            place + part * Self.shape.columns() + 8 * i,
+                            self._result[side, part, i](factor),
                         )
 
     @always_inline
@@ -332,18 +343,18 @@ struct RowSums[shape: PrefillShape]:
         comptime for side in range(2):
             var row = first_row() + Int32(8 * side)
             var factor = self._factor[side](call, tile)
-            comptime for panel in range(Self.shape.panels()):
-                comptime for i in range(Self.shape.panel() // 8):
-                    comptime piece = panel * Self.shape.panel() // 8 + i
+            comptime for part in range(Self.shape.parts()):
+                comptime for i in range(Self.shape.columns() // 8):
+                    comptime piece = part * Self.shape.columns() // 8 + i
                     place.unsafe_offset(
                         place_of[Self.shape, Self.shape.rows()](
                             UInt32(row), UInt32(piece)
                         )
                         + 4 * (Int(lane_id()) % 4)
-                    ).unsafe_bitcast[
-                        Scalar[Self.shape.dtype]
-                    ]().unsafe_store[alignment=4](
-                        0, self._result[side, panel, i](factor)
+                    ).unsafe_bitcast[Scalar[Self.shape.dtype]]().unsafe_store[
+                        alignment=4
+                    ](
+                        0, self._result[side, part, i](factor)
                     )
         syncwarp()
         comptime pieces = Self.shape.head_dim() // 8
@@ -364,19 +375,17 @@ struct RowSums[shape: PrefillShape]:
 
     @always_inline
     def _result[
-        side: Int, panel: Int, i: Int
+        side: Int, part: Int, i: Int
     ](self, factor: Float32) -> SIMD[Self.shape.dtype, 2]:
         """Returns two neighbours of a row's result."""
         return (
-            self.sums[panel].slice[2, offset=4 * i + 2 * side]() * factor
+            self.sums[part].slice[2, offset=4 * i + 2 * side]() * factor
         ).cast[Self.shape.dtype]()
 
     @always_inline
     def _factor[
         side: Int
-    ](
-        self, call: PrefillCall[Self.shape], tile: Tile[Self.shape]
-    ) -> Float32:
+    ](self, call: PrefillCall[Self.shape], tile: Tile[Self.shape]) -> Float32:
         """Returns what makes a row's result of its sums."""
         var total = self.weight[side]
         total += warp.shuffle_xor(total, 1)

@@ -56,9 +56,6 @@ struct PrefillShape(TrivialRegisterPassable):
     var keys: Int
     """The keys that a block attends to at once, a multiple of `CHUNK`."""
 
-    var blocks: Int
-    """The blocks that a multiprocessor has at once."""
-
     def __init__(
         out self,
         *,
@@ -93,7 +90,6 @@ struct PrefillShape(TrivialRegisterPassable):
             rules=rules,
             warpgroups=3 if turns_codes and is_small else 2,
             keys=128 if is_small and not turns_codes else 64,
-            blocks=1,
         )
 
     def is_fed(self) -> Bool:
@@ -232,6 +228,30 @@ struct PrefillShape(TrivialRegisterPassable):
         """
         return self.head_dim() // self.panel()
 
+    def box_tokens(self) -> Int:
+        """Returns the tokens whose queries tensor memory copies at once.
+
+        Returns:
+            The tokens of a tile.
+        """
+        return max(1, self.rows() // self.group())
+
+    def columns(self) -> Int:
+        """Returns the elements of a value that one product gives.
+
+        Returns:
+            Those of two panels, where there are two; else of one.
+        """
+        return 128 if self.head_dim() == 128 else self.panel()
+
+    def parts(self) -> Int:
+        """Returns how many products give a whole value.
+
+        Returns:
+            The products.
+        """
+        return self.head_dim() // self.columns()
+
     def query_bytes(self) -> Int:
         """Returns the shared memory that a tile's queries take.
 
@@ -270,7 +290,8 @@ struct PrefillShape(TrivialRegisterPassable):
         """Returns the shared memory of a block.
 
         Returns:
-            The bytes: queries, two stages, and what codes are turned into.
+            The bytes: queries, two stages, and what codes are turned into; with
+            a warpgroup that feeds, queries twice, too.
         """
         if self.is_fed():
             return 2 * self.query_bytes() + 4 * self.plane_bytes()
