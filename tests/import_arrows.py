@@ -120,7 +120,7 @@ MOJO_LAYERS = (
         "collection",
         "decode_warp",
         "prefill_boxes",
-        "prefill_order",
+        "prefill_tickets",
         "prefill_ring",
         "prefill_rows",
         "rope",

@@ -114,7 +114,9 @@ def attend_gpu[
         # Scores are compared before they are scaled.
         if inputs.rules.scale > 0:
             var call = PrefillCall[prompt_shape](inputs)
-            prefill_gpu(call, total_tokens=total_tokens, ctx=ctx)
+            prefill_gpu(
+                call, total_tokens=total_tokens, workspace=workspace, ctx=ctx
+            )
             return
     attention_gpu[num_q_heads](
         inputs.output,

@@ -30,7 +30,7 @@ from .shared_memory import PIECE_BYTES, Shared
 def attend_to_tiles[
     shape: PrefillShape
 ](call: PrefillCall[shape], ring: Ring[shape]):
-    """Serves the tiles that are handed over, until there are no more.
+    """Serves the tiles that are told, until there are no more.
 
     The next tile's first scores are formed while a tile's results are written.
 
@@ -43,9 +43,10 @@ def attend_to_tiles[
     """
     var tiles = Turn(0)
     var turn = Turn(0)
-    var tile = ring.await_tile(tiles)
+    var tile = ring.take(tiles)
     if tile.is_empty():
         return
+    ring.await_full[QUERIES](tiles)
     var scores = _score(ring, tiles, turn)
     wait_for_products[0]()
     scores = kept(scores)
@@ -69,7 +70,9 @@ def attend_to_tiles[
             weights = sums.rounded(scores)
             turn = next
         _add(sums, weights, ring, tile, tile.blocks() - 1, turn)
-        var next_tile = ring.await_tile(tiles.next())
+        var next_tile = ring.take(tiles.next())
+        if not next_tile.is_empty():
+            ring.await_full[QUERIES](tiles.next())
         scores = _score(
             ring, tiles.next(), turn.next(), is_there=not next_tile.is_empty()
         )

@@ -26,10 +26,10 @@ from .prefill_boxes import (
     value_boxes,
 )
 from .prefill_call import PrefillCall
-from .prefill_feed import feed_blocks, feed_queries
-from .prefill_order import TileOrder
-from .prefill_ring import KEYS, PLACES, VALUES, Ring
+from .prefill_feed import feed_keys, feed_queries, feed_values
+from .prefill_ring import PLACES, Ring
 from .prefill_shape import ALIGNMENT, LANES, PrefillShape
+from .prefill_tickets import Tickets
 from .prefill_tile import Tile
 
 comptime LOADER_REGISTERS = 40
@@ -55,7 +55,7 @@ def fed_prefill_kernel[
     queries: QueryBoxes[shape],
     keys: Boxes[shape],
     values: Boxes[shape],
-    order: TileOrder[shape],
+    tickets: Tickets[shape],
 ):
     """Computes tiles, one after the other.
 
@@ -67,7 +67,7 @@ def fed_prefill_kernel[
         queries: Describes the queries.
         keys: Describes the pool's keys.
         values: Describes its values.
-        order: Which tiles a block serves.
+        tickets: What tiles are drawn from.
     """
     var memory = external_memory[
         UInt8, address_space=AddressSpace.SHARED, alignment=ALIGNMENT
@@ -94,16 +94,22 @@ def fed_prefill_kernel[
     else:
         warpgroup_reg_dealloc[LOADER_REGISTERS]()
         if loader < LANES:
-            feed_blocks[KEYS](call, keys, ring, order)
+            feed_keys(call, keys, ring, tickets)
         elif loader < 2 * LANES:
-            feed_blocks[VALUES](call, values, ring, order)
+            feed_values(call, values, ring)
         else:
-            feed_queries(call, queries, ring, order)
+            feed_queries(call, queries, ring)
 
 
 def fed_prefill_gpu[
     shape: PrefillShape
-](call: PrefillCall[shape], *, total_tokens: Int, ctx: DeviceContext) raises:
+](
+    call: PrefillCall[shape],
+    *,
+    total_tokens: Int,
+    workspace: Pointer[UInt32, MutUntrackedOrigin],
+    ctx: DeviceContext,
+) raises:
     """Launches the kernel, one block a multiprocessor.
 
     Parameters:
@@ -112,6 +118,7 @@ def fed_prefill_gpu[
     Args:
         call: The tensors.
         total_tokens: The rows in the queries, some.
+        workspace: A word that is zero before a call, and after it.
         ctx: The GPU's context.
 
     Raises:
@@ -119,15 +126,15 @@ def fed_prefill_gpu[
     """
     comptime bytes = shape.shared_bytes()
     comptime kernel = fed_prefill_kernel[shape]
-    var order = TileOrder(call, total_tokens=total_tokens)
+    var tickets = Tickets(call, total_tokens=total_tokens, drawn=workspace)
     var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
     ctx.enqueue_function[kernel](
         call,
         query_boxes(call, total_tokens=total_tokens, ctx=ctx),
         key_boxes(call, ctx),
         value_boxes(call, ctx),
-        order,
-        grid_dim=min(order.total(), Int(processors)),
+        tickets,
+        grid_dim=min(tickets.total(), Int(processors)),
         block_dim=shape.threads(),
         shared_mem_bytes=bytes,
         func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(

@@ -1,9 +1,9 @@
 """The warps of a prefill block that bring what the others multiply.
 
 They run ahead, from tile to tile: while the last keys of one are attended to,
-the queries and the first keys of the next one are on their way. One warp has
-keys and values copied, by tensor memory; the others of its warpgroup find the
-tiles and copy their queries.
+the queries and the first keys of the next one are on their way. One warp draws
+tiles and has their keys copied by tensor memory, one their values, and the others
+bring their queries.
 """
 
 from layout import TileTensor, row_major
@@ -13,23 +13,78 @@ from max.gpu.primitives import warp
 
 from .prefill_boxes import Boxes, QueryBoxes
 from .prefill_call import PrefillCall
-from .prefill_order import TileOrder
 from .prefill_queries import load_queries
 from .prefill_ring import KEYS, QUERIES, VALUES, Ring, Turn
 from .prefill_shape import CHUNK, PrefillShape
+from .prefill_tickets import Tickets
 from .prefill_tile import Tile
+
+
+@always_inline
+def feed_keys[
+    shape: PrefillShape
+](
+    call: PrefillCall[shape],
+    boxes: Boxes[shape],
+    ring: Ring[shape],
+    tickets: Tickets[shape],
+):
+    """Draws tiles, tells them, and has their keys copied; a warp calls it.
+
+    A tile is drawn when the last keys of the one before it are on their way.
+
+    Parameters:
+        shape: What the kernel is compiled for.
+
+    Args:
+        call: The tensors.
+        boxes: Describes the pool's keys.
+        ring: Where everything goes.
+        tickets: What tiles are drawn from.
+    """
+    var tiles = Turn(0)
+    var turn = Turn(0)
+    while True:
+        var ticket = tickets.draw()
+        if ticket >= tickets.total():
+            break
+        var tile = tickets.tile(call, ticket)
+        if not tile.is_empty():
+            ring.tell(tiles, tile)
+            tiles = tiles.next()
+            turn = _feed[KEYS](call, boxes, ring, tile, turn)
+    ring.tell(tiles, Tile[shape]())
+
+
+@always_inline
+def feed_values[
+    shape: PrefillShape
+](call: PrefillCall[shape], boxes: Boxes[shape], ring: Ring[shape]):
+    """Has the values of the block's tiles copied; a warp calls it.
+
+    Parameters:
+        shape: What the kernel is compiled for.
+
+    Args:
+        call: The tensors.
+        boxes: Describes the pool's values.
+        ring: Where they go.
+    """
+    var tiles = Turn(0)
+    var turn = Turn(0)
+    while True:
+        var tile = ring.take(tiles)
+        if tile.is_empty():
+            return
+        tiles = tiles.next()
+        turn = _feed[VALUES](call, boxes, ring, tile, turn)
 
 
 @always_inline
 def feed_queries[
     shape: PrefillShape
-](
-    call: PrefillCall[shape],
-    boxes: QueryBoxes[shape],
-    ring: Ring[shape],
-    order: TileOrder[shape],
-):
-    """Brings the queries of the block's tiles, and tells the tiles.
+](call: PrefillCall[shape], boxes: QueryBoxes[shape], ring: Ring[shape]):
+    """Brings the queries of the block's tiles; `query_loaders` threads call it.
 
     Parameters:
         shape: What the kernel is compiled for.
@@ -38,56 +93,42 @@ def feed_queries[
         call: The tensors.
         boxes: Describes the queries.
         ring: Where they go.
-        order: The block's tiles.
     """
     var turn = Turn(0)
-    for round in range(order.rounds()):
-        var tile = order.tile(call, round)
-        if not tile.is_empty():
-            ring.await_free[QUERIES](turn)
-            comptime if not shape.has_query_boxes():
-                load_queries(call, tile, ring.place[QUERIES](turn))
-            ring.hand_over(turn, tile)
-            comptime if shape.has_query_boxes():
-                _copy_queries(boxes, ring, tile, turn)
-            turn = turn.next()
-    ring.await_free[QUERIES](turn)
-    ring.hand_over(turn, Tile[shape]())
+    while True:
+        var tile = ring.take(turn)
+        if tile.is_empty():
+            break
+        ring.await_free[QUERIES](turn)
+        comptime if shape.has_query_boxes():
+            _copy_queries(boxes, ring, tile, turn)
+        else:
+            load_queries(call, tile, ring.place[QUERIES](turn))
+            ring.fill_when_copied[QUERIES](turn)
+        turn = turn.next()
     async_copy_wait_all()
 
 
 @always_inline
-def feed_blocks[
+def _feed[
     kind: Int, shape: PrefillShape
 ](
     call: PrefillCall[shape],
     boxes: Boxes[shape],
     ring: Ring[shape],
-    order: TileOrder[shape],
-):
-    """Has the keys, or the values, of the block's tiles copied; by one warp.
-
-    Parameters:
-        kind: Which of them.
-        shape: What the kernel is compiled for.
-
-    Args:
-        call: The tensors.
-        boxes: Describes the pool's keys, or its values.
-        ring: Where everything goes.
-        order: The block's tiles.
-    """
-    var turn = Turn(0)
-    for round in range(order.rounds()):
-        var tile = order.tile(call, round)
-        if not tile.is_empty():
-            var pages = _pages(call, tile, 0)
-            for block in range(tile.blocks()):
-                var next_pages = _pages(call, tile, block + 1)
-                ring.await_free[kind](turn)
-                _copy[kind](call, boxes, ring, tile, block, pages, turn)
-                pages = next_pages
-                turn = turn.next()
+    tile: Tile[shape],
+    first: Turn,
+) -> Turn:
+    """Has all keys, or values, that a tile sees copied."""
+    var turn = first
+    var pages = _pages(call, tile, 0)
+    for block in range(tile.blocks()):
+        var next_pages = _pages(call, tile, block + 1)
+        ring.await_free[kind](turn)
+        _copy[kind](call, boxes, ring, tile, block, pages, turn)
+        pages = next_pages
+        turn = turn.next()
+    return turn
 
 
 @always_inline
@@ -98,6 +139,7 @@ def _copy_queries[
     if Int(thread_idx.x) != shape.threads() - 1:
         return
     var full = ring.full[QUERIES](turn)
+    full[].expect_bytes(Int32(shape.query_bytes()))
     var token = Int(tile.start) + Int(tile.first) // shape.group()
     comptime for panel in range(shape.panels()):
         boxes.async_copy_3d(

@@ -85,7 +85,13 @@ def prefill_kernel[shape: PrefillShape](call: PrefillCall[shape], tiles: Int32):
 
 def prefill_gpu[
     shape: PrefillShape
-](call: PrefillCall[shape], *, total_tokens: Int, ctx: DeviceContext) raises:
+](
+    call: PrefillCall[shape],
+    *,
+    total_tokens: Int,
+    workspace: Pointer[UInt32, MutUntrackedOrigin],
+    ctx: DeviceContext,
+) raises:
     """Launches the kernel that serves these sizes best.
 
     Without a warpgroup that feeds, it has one block a tile and key-value head;
@@ -97,6 +103,7 @@ def prefill_gpu[
     Args:
         call: The tensors.
         total_tokens: The rows in the queries.
+        workspace: Memory that stays between calls, zeros before the first.
         ctx: The GPU's context.
 
     Raises:
@@ -105,7 +112,9 @@ def prefill_gpu[
     if total_tokens == 0:
         return
     comptime if shape.is_fed():
-        fed_prefill_gpu(call, total_tokens=total_tokens, ctx=ctx)
+        fed_prefill_gpu(
+            call, total_tokens=total_tokens, workspace=workspace, ctx=ctx
+        )
         return
     comptime bytes = shape.shared_bytes()
     comptime kernel = prefill_kernel[shape]

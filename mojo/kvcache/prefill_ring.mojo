@@ -1,12 +1,13 @@
 """Shared memory through which one warpgroup feeds the others.
 
-Queries, keys and values have two places each, which are filled and used in
-turns. Signals tell who waits for whom.
+Tiles, queries, keys and values have two places each, which are filled and used
+in turns. Signals tell who waits for whom.
 """
 
 from layout.tma_async import SharedMemBarrier
-from max.gpu import lane_id, thread_idx
+from max.gpu import lane_id
 from max.gpu.memory import fence_async_view_proxy
+from max.gpu.sync import syncwarp
 from std.sys._assembly import inlined_assembly
 
 from .prefill_shape import LANES, PrefillShape
@@ -25,7 +26,10 @@ comptime KEYS = 1
 comptime VALUES = 2
 """The kind of places that hold a block of values."""
 
-comptime KINDS = 3
+comptime TILES = 3
+"""The kind of places that hold a tile."""
+
+comptime KINDS = 4
 """How many kinds there are."""
 
 
@@ -81,7 +85,7 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
     """The signals, `[2, KINDS, PLACES]`."""
 
     var tiles: Shared[Tile[Self.shape]]
-    """The tiles of the places of queries."""
+    """The places of tiles."""
 
     def __init__(
         out self,
@@ -102,18 +106,17 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
 
     def prepare(self):
         """Makes the signals; one thread calls it, and all wait for it."""
-        comptime warps = Self.shape.multipliers() // LANES
+        comptime multipliers = Self.shape.multipliers() // LANES
+        comptime others = Self.shape.threads() // LANES - 1
+        comptime has_boxes = Self.shape.has_query_boxes()
         comptime for kind in range(KINDS):
-            # One thread tells that copies are under way; threads that load
-            # queries themselves tell that theirs are there.
-            comptime loaders = Self.shape.query_loaders()
-            comptime is_loaded = (
-                kind == QUERIES and not Self.shape.has_query_boxes()
-            )
-            comptime writers = loaders + 1 if is_loaded else 1
+            # Who starts copies of tensor memory, or writes a tile, is one thread.
+            comptime is_loaded = kind == QUERIES and not has_boxes
+            comptime writers = Self.shape.query_loaders() if is_loaded else 1
+            comptime readers = others if kind == TILES else multipliers
             for place in range(PLACES):
                 self.full[kind](Turn(UInt32(place)))[].init(Int32(writers))
-                self._free[kind](Turn(UInt32(place)))[].init(Int32(warps))
+                self._free[kind](Turn(UInt32(place)))[].init(Int32(readers))
 
     @always_inline
     def full[kind: Int](self, turn: Turn) -> Shared[SharedMemBarrier]:
@@ -181,34 +184,37 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
         fence_async_view_proxy()
 
     @always_inline
-    def hand_over(self, turn: Turn, tile: Tile[Self.shape]):
-        """Tells a tile, as soon as its queries are there.
+    def fill_when_copied[kind: Int](self, turn: Turn):
+        """Tells that a place is full when the thread's own copies are there.
 
-        Threads that load queries themselves have issued their copies before it;
-        copies of tensor memory come after it.
+        Parameters:
+            kind: What it holds.
+
+        Args:
+            turn: The turn.
+        """
+        inlined_assembly[
+            "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [$0];",
+            NoneType,
+            constraints="r,~{memory}",
+        ](UInt32(Int(self.full[kind](turn))))
+
+    @always_inline
+    def tell(self, turn: Turn, tile: Tile[Self.shape]):
+        """Tells a tile to all other warps; a warp calls it.
 
         Args:
             turn: The turn.
             tile: The tile; one without rows is the last.
         """
-        comptime has_boxes = Self.shape.has_query_boxes()
-        var full = self.full[QUERIES](turn)
-        comptime if not has_boxes:
-            inlined_assembly[
-                "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [$0];",
-                NoneType,
-                constraints="r,~{memory}",
-            ](UInt32(Int(full)))
-        if Int(thread_idx.x) == Self.shape.threads() - 1:
+        self.await_free[TILES](turn)
+        if lane_id() == 0:
             self.tiles[unsafe_offset=turn.place()] = tile
-            if has_boxes and not tile.is_empty():
-                full[].expect_bytes(Int32(Self.shape.query_bytes()))
-            else:
-                _ = full[].arrive()
+            _ = self.full[TILES](turn)[].arrive()
 
     @always_inline
-    def await_tile(self, turn: Turn) -> Tile[Self.shape]:
-        """Waits for a tile, and for its queries.
+    def take(self, turn: Turn) -> Tile[Self.shape]:
+        """Waits for a tile; a warp calls it.
 
         Args:
             turn: The turn.
@@ -216,8 +222,11 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
         Returns:
             The tile; one without rows if there are no more.
         """
-        self.await_full[QUERIES](turn)
-        return self.tiles[unsafe_offset=turn.place()]
+        self.full[TILES](turn)[].wait(turn.phase())
+        var tile = self.tiles[unsafe_offset=turn.place()]
+        syncwarp()
+        self.free[TILES](turn)
+        return tile
 
     @always_inline
     def free[kind: Int](self, turn: Turn):

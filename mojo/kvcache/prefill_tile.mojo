@@ -70,8 +70,8 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
     ):
         """Finds a tile.
 
-        Sequence `s` has the tiles from `start(s) * group / rows + s` on, which
-        are enough for its rows.
+        Sequence `s` has the tiles from `_first_tile` on, which are enough for
+        its rows.
 
         Args:
             batch: The rows of each sequence.
@@ -85,7 +85,7 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
         comptime keys = Int32(Self.shape.keys)
         var low = _sequence_of[rows, group](batch, number)
         var start = batch.start(low)
-        var first = (number - start * group // rows - low) * rows
+        var first = (number - _first_tile[rows, group](start, low)) * rows
         var end = min((batch.start(low + 1) - start) * group, first + rows)
         var cached = Int(lengths[unsafe_offset=low])
         self.seq = Int32(low)
@@ -114,8 +114,8 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
         Returns:
             The tiles.
         """
-        return (
-            total_tokens * Self.shape.group() // Self.shape.rows() + batch_size
+        return _first_tile[Self.shape.rows(), Self.shape.group()](
+            total_tokens, batch_size
         )
 
     @always_inline
@@ -275,6 +275,12 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
 
 
 @always_inline
+def _first_tile[rows: Int, group: Int](start: Int, seq: Int) -> Int:
+    """Returns a sequence's first tile: what is enough for those before it."""
+    return (start * group + seq * (rows - 1)) // rows
+
+
+@always_inline
 def _sequence_of[rows: Int, group: Int](batch: RaggedBatch, number: Int) -> Int:
     """Returns the last sequence whose tiles begin at a tile or before it.
 
@@ -284,12 +290,12 @@ def _sequence_of[rows: Int, group: Int](batch: RaggedBatch, number: Int) -> Int:
     var high = Int(batch.batch_size)
     while high - low > LANES:
         var middle = (low + high) // 2
-        if batch.start(middle) * group // rows + middle <= number:
+        if _first_tile[rows, group](batch.start(middle), middle) <= number:
             low = middle
         else:
             high = middle
     var seq = low + 1 + Int(lane_id())
     var begins = False
     if seq < high:
-        begins = batch.start(seq) * group // rows + seq <= number
+        begins = _first_tile[rows, group](batch.start(seq), seq) <= number
     return low + Int(pop_count(warp.vote[DType.uint32](begins)))
