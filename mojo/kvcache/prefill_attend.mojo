@@ -23,6 +23,7 @@ from .prefill_ring import KEYS, QUERIES, VALUES, Ring, Turn
 from .prefill_rows import RowSums
 from .prefill_shape import WARPGROUP, WARPGROUP_ROWS, PrefillShape, place_of
 from .prefill_tile import Tile
+from .prefill_write import write_rows
 from .shared_memory import PIECE_BYTES, Shared
 
 
@@ -144,7 +145,7 @@ def _finish[
     """Writes a tile's results, whose last values are added."""
     sums.keep()
     ring.free[VALUES](turn)
-    sums.write_through(call, tile, ring.place[QUERIES](tiles))
+    write_rows(sums, call, tile, ring.place[QUERIES](tiles))
     ring.free[QUERIES](tiles)
 
 

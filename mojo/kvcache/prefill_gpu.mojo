@@ -21,6 +21,7 @@ from max.gpu.memory import (
 from std.memory import AddressSpace, stack_allocation
 from std.utils.static_tuple import StaticTuple
 
+from .prefill_block import attend_to_block
 from .prefill_call import PrefillCall
 from .prefill_fed_gpu import fed_prefill_gpu
 from .prefill_queries import load_queries
@@ -28,6 +29,7 @@ from .prefill_rows import RowSums
 from .prefill_shape import ALIGNMENT, PrefillShape
 from .prefill_stage import Stages
 from .prefill_tile import Tile
+from .prefill_write import write_rows
 
 
 @__llvm_metadata(
@@ -78,9 +80,9 @@ def prefill_kernel[shape: PrefillShape](call: PrefillCall[shape], tiles: Int32):
         barrier()
         stages.load(block + 1)
         var page = stages.page_of(block + 2)
-        sums.attend(stages, block)
+        attend_to_block(sums, stages, block)
         stages.note_page(block + 2, page)
-    sums.write(call, tile)
+    write_rows(sums, call, tile, stages.queries)
 
 
 def prefill_gpu[

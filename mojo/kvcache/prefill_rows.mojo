@@ -11,7 +11,6 @@ See:
 
 from max.gpu import lane_id, thread_idx
 from max.gpu.primitives import warp
-from max.gpu.sync import syncwarp
 from std.math import exp2
 from std.memory import bitcast
 from std.utils.numerics import neg_inf
@@ -23,24 +22,9 @@ from .attention_rules import (
     RulesInUse,
 )
 from .prefill_call import PrefillCall
-from .prefill_products import (
-    add_values,
-    descriptor,
-    kept,
-    scores_of,
-    sync_warpgroup,
-    wait_for_products,
-)
-from .prefill_shape import (
-    LANES,
-    WARPGROUP,
-    WARPGROUP_ROWS,
-    PrefillShape,
-    place_of,
-)
-from .prefill_stage import Stages
+from .prefill_products import kept
+from .prefill_shape import PrefillShape
 from .prefill_tile import Tile
-from .shared_memory import PIECE_BYTES, Shared
 
 
 struct RowSums[shape: PrefillShape]:
@@ -104,47 +88,6 @@ struct RowSums[shape: PrefillShape]:
             )
 
     @always_inline
-    def attend(mut self, stages: Stages[Self.shape], block: Int):
-        """Adds a block.
-
-        Args:
-            stages: Where it lies.
-            block: The block.
-        """
-        var keys = stages.keys(block)
-        var queries = stages.queries.unsafe_offset(
-            Int(thread_idx.x)
-            // WARPGROUP
-            * WARPGROUP_ROWS
-            * 2
-            * Self.shape.panel()
-        )
-        var scores = scores_of[Self.shape](
-            descriptor[Self.shape](queries), descriptor[Self.shape](keys)
-        )
-        wait_for_products[0]()
-        scores = kept(scores)
-        var unit_fade = Float32(1)
-        comptime if Self.shape.is_quantized():
-            self._scale_products(scores, stages, block)
-            unit_fade = self._unit_fade(stages, block)
-        var fade = self.weigh(scores, stages.call.rules, stages.tile, block)
-        comptime for side in range(2):
-            fade[side] *= unit_fade
-        self.fade(fade)
-        comptime if Self.shape.is_quantized():
-            self._scale(scores, stages, block)
-        add_values[Self.shape](
-            self.sums,
-            self.rounded(scores),
-            descriptor[Self.shape](
-                keys.unsafe_offset(Self.shape.plane_bytes())
-            ),
-        )
-        wait_for_products[0]()
-        self.keep()
-
-    @always_inline
     def weigh(
         mut self,
         mut scores: Self.Scores,
@@ -206,20 +149,6 @@ struct RowSums[shape: PrefillShape]:
                     self.sums[part][4 * i + 2 * side + 1] *= by[side]
 
     @always_inline
-    def _scale_products(
-        self, mut scores: Self.Scores, stages: Stages[Self.shape], block: Int
-    ):
-        """Multiplies products with the scales of their keys."""
-        var scales = stages.scales(block).unsafe_offset(
-            2 * (Int(lane_id()) % 4)
-        )
-        comptime for i in range(Self.keys // 8):
-            var pair = scales.unsafe_load[width=2, alignment=8](8 * i)
-            comptime for side in range(2):
-                scores[4 * i + 2 * side] *= pair[0]
-                scores[4 * i + 2 * side + 1] *= pair[1]
-
-    @always_inline
     def _hide(
         self, tile: Tile[Self.shape], mut scores: Self.Scores, start: Int32
     ):
@@ -266,143 +195,6 @@ struct RowSums[shape: PrefillShape]:
                 self.weight[side] * fade[side] + total.reduce_add()
             )
         return fade^
-
-    @always_inline
-    def _unit_fade(mut self, stages: Stages[Self.shape], block: Int) -> Float32:
-        """Lets the unit grow to the largest scale of a block's values.
-
-        Weights times scales must not leave the range of float16.
-        """
-        var scales = stages.scales(block).unsafe_offset(
-            Self.keys + 2 * (Int(lane_id()) % 4)
-        )
-        var top = Float32(0)
-        comptime for i in range(Self.keys // 8):
-            top = max(
-                top,
-                scales.unsafe_load[width=2, alignment=8](8 * i).reduce_max(),
-            )
-        top = max(top, warp.shuffle_xor(top, 1))
-        top = max(top, warp.shuffle_xor(top, 2))
-        if top <= self.unit:
-            return 1
-        var fade = self.unit / top
-        self.unit = top
-        return fade
-
-    @always_inline
-    def _scale(
-        self, mut weights: Self.Scores, stages: Stages[Self.shape], block: Int
-    ):
-        """Multiplies weights with the scales of their values."""
-        var scales = stages.scales(block).unsafe_offset(
-            Self.keys + 2 * (Int(lane_id()) % 4)
-        )
-        var share = 1 / self.unit if self.unit > 0 else Float32(0)
-        comptime for i in range(Self.keys // 8):
-            var pair = scales.unsafe_load[width=2, alignment=8](8 * i) * share
-            comptime for side in range(2):
-                weights[4 * i + 2 * side] *= pair[0]
-                weights[4 * i + 2 * side + 1] *= pair[1]
-
-    @always_inline
-    def write(self, call: PrefillCall[Self.shape], tile: Tile[Self.shape]):
-        """Writes the results.
-
-        Args:
-            call: The tensors.
-            tile: The rows.
-        """
-        comptime for side in range(2):
-            var row = first_row() + Int32(8 * side)
-            var factor = self._factor[side](call, tile)
-            if tile.has(row):
-                var place = tile.element(row) + 2 * (Int(lane_id()) % 4)
-                comptime for part in range(Self.shape.parts()):
-                    comptime for i in range(Self.shape.columns() // 8):
-                        call.output.unsafe_store[alignment=4](
-                            place + part * Self.shape.columns() + 8 * i,
-                            self._result[side, part, i](factor),
-                        )
-
-    @always_inline
-    def write_through(
-        self,
-        call: PrefillCall[Self.shape],
-        tile: Tile[Self.shape],
-        place: Shared[UInt8],
-    ):
-        """Writes the results by way of shared memory, whole rows at once.
-
-        Args:
-            call: The tensors.
-            tile: The rows.
-            place: Their queries, which are needed no more.
-        """
-        sync_warpgroup()
-        comptime for side in range(2):
-            var row = first_row() + Int32(8 * side)
-            var factor = self._factor[side](call, tile)
-            comptime for part in range(Self.shape.parts()):
-                comptime for i in range(Self.shape.columns() // 8):
-                    comptime piece = part * Self.shape.columns() // 8 + i
-                    place.unsafe_offset(
-                        place_of[Self.shape, Self.shape.rows()](
-                            UInt32(row), UInt32(piece)
-                        )
-                        + 4 * (Int(lane_id()) % 4)
-                    ).unsafe_bitcast[Scalar[Self.shape.dtype]]().unsafe_store[
-                        alignment=4
-                    ](
-                        0, self._result[side, part, i](factor)
-                    )
-        syncwarp()
-        comptime pieces = Self.shape.head_dim() // 8
-        comptime rows = WARPGROUP_ROWS // 4
-        var first = Int(thread_idx.x) // LANES * rows
-        for i in range(Int(lane_id()), rows * pieces, LANES):
-            var row, piece = divmod(i, pieces)
-            if tile.has(Int32(first + row)):
-                var source = place.unsafe_offset(
-                    place_of[Self.shape, Self.shape.rows()](
-                        UInt32(first + row), UInt32(piece)
-                    )
-                ).unsafe_bitcast[Scalar[Self.shape.dtype]]()
-                call.output.unsafe_store[alignment=PIECE_BYTES](
-                    tile.element(Int32(first + row)) + piece * 8,
-                    source.unsafe_load[width=8, alignment=PIECE_BYTES](),
-                )
-
-    @always_inline
-    def _result[
-        side: Int, part: Int, i: Int
-    ](self, factor: Float32) -> SIMD[Self.shape.dtype, 2]:
-        """Returns two neighbours of a row's result."""
-        return (
-            self.sums[part].slice[2, offset=4 * i + 2 * side]() * factor
-        ).cast[Self.shape.dtype]()
-
-    @always_inline
-    def _factor[
-        side: Int
-    ](self, call: PrefillCall[Self.shape], tile: Tile[Self.shape]) -> Float32:
-        """Returns what makes a row's result of its sums."""
-        var total = self.weight[side]
-        total += warp.shuffle_xor(total, 1)
-        total += warp.shuffle_xor(total, 2)
-        comptime if Self.shape.rules.sinks:
-            var row = first_row() + Int32(8 * side)
-            if tile.has(row):
-                total += self._sink_weight[side](call, tile.query_head(row))
-        return self.unit / total
-
-    @always_inline
-    def _sink_weight[
-        side: Int
-    ](self, call: PrefillCall[Self.shape], head: Int) -> Float32:
-        """Returns the weight of a query head's sink."""
-        var top = self.largest[side] * factor_of(call.rules)
-        return exp2(call.rules.sinks[unsafe_offset=head] * LOG2_E - top)
 
 
 @always_inline

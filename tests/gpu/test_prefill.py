@@ -17,6 +17,12 @@ def spanning(page_size: int, seed: int) -> Batch:
     return Batch(lengths=lengths, page_size=page_size, seed=seed, spare_pages=1)
 
 
+def crowded(page_size: int, seed: int) -> Batch:
+    """Returns more tiles than a GPU has multiprocessors, some without rows."""
+    lengths = [(37 * i % 150, 61 * i % 19) for i in range(150)]
+    return Batch(lengths=lengths, page_size=page_size, seed=seed, spare_pages=1)
+
+
 @pytest.mark.parametrize("regime", REGIMES)
 def test_prefill_equals_reference_at_the_edges(
     prefill_kernels: Kernels, regime: str
@@ -28,6 +34,12 @@ def test_prefill_equals_reference_at_the_edges(
 
 def test_chunks_span_tiles(prefill_kernels: Kernels) -> None:
     batch = spanning(prefill_kernels.configuration.page_size, seed=1)
+    for rules in prefill_kernels.configuration.rules:
+        check_attention(prefill_kernels, batch, rules)
+
+
+def test_blocks_serve_several_tiles(prefill_kernels: Kernels) -> None:
+    batch = crowded(prefill_kernels.configuration.page_size, seed=3)
     for rules in prefill_kernels.configuration.rules:
         check_attention(prefill_kernels, batch, rules)
 
