@@ -10,6 +10,7 @@ See:
 
 from max.gpu import thread_idx
 from max.gpu.memory import fence_async_view_proxy
+from max.gpu.sync import syncwarp
 from .prefill_call import PrefillCall
 from .prefill_products import (
     add_values,
@@ -142,10 +143,15 @@ def _finish[
     tiles: Turn,
     turn: Turn,
 ):
-    """Writes a tile's results, whose last values are added."""
+    """Writes a tile's results, whose last values are added.
+
+    They go through the place of the queries, before tensor memory fills it again.
+    """
     sums.keep()
     ring.free[VALUES](turn)
     write_rows(sums, call, tile, ring.place[QUERIES](tiles))
+    fence_async_view_proxy()
+    syncwarp()
     ring.free[QUERIES](tiles)
 
 
