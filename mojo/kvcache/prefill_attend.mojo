@@ -11,6 +11,7 @@ See:
 from max.gpu import thread_idx
 from max.gpu.memory import fence_async_view_proxy
 from max.gpu.sync import syncwarp
+
 from .prefill_call import PrefillCall
 from .prefill_products import (
     add_values,
