@@ -2,7 +2,8 @@
 
 import functools
 import statistics
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TypeAlias
 
@@ -14,6 +15,9 @@ from benchmarks.rows import Row
 REPEATS = 9
 TARGET_US = 4_000.0
 """How long the replays of one repeat take at least."""
+
+PAUSE_S = 0.01
+"""How long a GPU rests before the turn of one of several sides."""
 
 Ceilings: TypeAlias = Mapping[str, float]
 """Gigabytes per second that the machine reaches, by what is done."""
@@ -59,6 +63,38 @@ class Bench:
         finally:
             model.release_captured_graph(key)
             del outputs
+
+    def turns_us(
+        self, sides: Mapping[str, tuple[str, Sequence[Buffer]]], *, calls: int
+    ) -> dict[str, float]:
+        """Returns the times of sides that take turns, with pauses before each.
+
+        A GPU under load at its limit of power slows down: so no side runs for
+        long, and all run in the same state.
+
+        Args:
+            sides: By the name of each, its graph and that one's inputs.
+            calls: How often a graph does what is timed.
+
+        Returns:
+            The medians over the turns, in microseconds.
+        """
+        runs: dict[str, Callable[[], object]] = {}
+        kept = []
+        for key, (who, (name, inputs)) in enumerate(sides.items()):
+            model = self.models[name]
+            kept.append((model, key, model.capture(key, *inputs)))
+            runs[who] = functools.partial(model.replay, key, *inputs)
+        try:
+            times: dict[str, list[float]] = {who: [] for who in runs}
+            for _ in range(REPEATS + 1):
+                for who, run in runs.items():
+                    time.sleep(PAUSE_S)
+                    times[who].append(self._elapsed_us(run, 1) / calls)
+        finally:
+            for model, key, _ in kept:
+                model.release_captured_graph(key)
+        return {who: statistics.median(us[1:]) for who, us in times.items()}
 
     def device_us(self, run: Callable[[], object]) -> float:
         """Returns how long the device works on something, in microseconds.

@@ -1,7 +1,5 @@
 """Causal attention of whole prompts over their pages."""
 
-import functools
-
 import numpy as np
 from max.graph import Module, TensorValue
 
@@ -19,6 +17,7 @@ from benchmarks.gpu_kernels.layout import (
     MAX_PAGE_SIZE,
     NUM_LAYERS,
     NUM_Q_HEADS,
+    PAGE_SIZES,
     Lengths,
     Step,
     cache_types,
@@ -31,6 +30,10 @@ STEPS: dict[str, Lengths] = {
     "1x4096": prefill(1, 4096),
     "16x512": prefill(16, 512),
     "1x4096 after 4096": [(4096, 4096)],
+    "1x512 after 32768": [(32_768, 512)],
+    "1x16384": prefill(1, 16_384),
+    "64x128": prefill(64, 128),
+    "ragged8": [(0, new) for new in (37, 1500, 800, 12, 3000, 256, 64, 2100)],
 }
 """The batches, by their sequences and the new tokens of each."""
 
@@ -40,7 +43,7 @@ MIXED: Lengths = [(0, 40), (133, 20), (383, 1), (0, 0), (256, 16)]
 
 def add_graphs(module: Module) -> None:
     """Adds ours, MAX's kernel over our views, and MAX's own op."""
-    add_attention(module, [MAX_PAGE_SIZE])
+    add_attention(module, PAGE_SIZES)
     add_ours(
         module,
         "attention_of_max",
@@ -63,27 +66,31 @@ def _max_over_ours(
 
 def measure(bench: Bench) -> None:
     """Checks and times the prompts."""
-    check_attention(bench, MIXED, MAX_PAGE_SIZE)
+    for page_size in PAGE_SIZES:
+        check_attention(bench, MIXED, page_size)
     for case, lengths in STEPS.items():
-        _measure(bench, case, lengths)
+        for page_size in PAGE_SIZES:
+            _measure(bench, case, lengths, page_size)
 
 
-def _measure(bench: Bench, case: str, lengths: Lengths) -> None:
+def _measure(bench: Bench, case: str, lengths: Lengths, page_size: int) -> None:
     device = bench.device
-    step = Step.of(lengths, MAX_PAGE_SIZE, device, reads_all=True)
+    step = Step.of(lengths, page_size, device, reads_all=True)
     queries, pool = queries_for(step, device), step.drawn_pool(device)
     ours = (pool, *step.tables, queries, step.offsets)
-    theirs = (queries, step.offsets, pool, *step.for_max(device))
-    note = functools.partial(
-        bench.note_flops, f"prefill {case}", flops=flops(lengths)
-    )
-    for who, name, inputs in (
-        ("kvcache attention", f"attention_{MAX_PAGE_SIZE}", ours),
-        ("kvcache attention_max", "attention_of_max", ours),
-        ("max", "attention_max", theirs),
-    ):
-        us = bench.graph_us(name, *inputs, calls=NUM_LAYERS)
-        note(who=who, us=us, page_size=MAX_PAGE_SIZE)
+    sides = {"kvcache attention": (f"attention_{page_size}", ours)}
+    if page_size == MAX_PAGE_SIZE:
+        theirs = (queries, step.offsets, pool, *step.for_max(device))
+        sides["kvcache attention_max"] = ("attention_of_max", ours)
+        sides["max"] = ("attention_max", theirs)
+    for who, us in bench.turns_us(sides, calls=NUM_LAYERS).items():
+        bench.note_flops(
+            f"prefill {case}",
+            who=who,
+            us=us,
+            flops=flops(lengths),
+            page_size=page_size,
+        )
 
 
 def flops(lengths: Lengths) -> int:
