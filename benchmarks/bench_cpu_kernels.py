@@ -6,8 +6,14 @@
 Decode attention is held against `scaled_dot_product_attention` over contiguous
 keys and values of the same shapes: torch's faster form of two, which the row
 names. Store, gather and page copy are held against a memcpy of the same bytes.
-Each kernel runs on one core and on two, in a process of its own, the sides
-interleaved; both cores should be quiet.
+Each kernel runs on one core and on two, in a process of its own; both cores
+should be quiet.
+
+The threads of either side go on looking for work for some milliseconds after
+their last, and would take the other side's core. So the sides take turns, and a
+turn is a pause, one run that wakes the threads, and the run that is timed. Each
+move has turns of its own with the memcpy, and what is compared is the runs of
+the same turn: the machine swings, both sides with it.
 
 A graph has one call for each layer and a row gives the time of one call: what
 one execution costs beyond its calls, about 43 microseconds, is spread over
@@ -16,7 +22,9 @@ keys and values come from memory, as between a model's matrix products; the
 small ones of SmolLM2 come from the last cache on both sides.
 
 `ceiling_pct` is the rate beside a plain read of as many bytes (attention) or a
-memcpy of as many (the others), on as many cores in the same run.
+memcpy of as many (the others; the median of all turns), on as many cores in the
+same run; `times_torch` is how many times as fast as the faster form of torch's
+attention ours is, the median of all turns.
 """
 
 import argparse
@@ -37,19 +45,28 @@ PAGE_SIZES = [16, 128]
 BATCHES = [1, 4, 16]
 CONTEXTS = [512, 2048, 8192]
 CEILING_BYTES = 512 << 20
+PAUSE = 0.03
+"""The seconds of a pause; the threads of both sides sleep before its end."""
 
 Runs = Mapping[str, Callable[[], object]]
 
 
 def measure(runs: Runs, repeats: int) -> dict[str, list[float]]:
-    """Returns each run's seconds, the runs interleaved, the first dropped."""
+    """Returns each run's seconds, turn by turn; the first turn is dropped."""
     seconds: dict[str, list[float]] = {who: [] for who in runs}
     for _ in range(repeats + 1):
         for who, run in runs.items():
+            time.sleep(PAUSE)
+            run()
             begin = time.perf_counter()
             run()
             seconds[who].append(time.perf_counter() - begin)
     return {who: values[1:] for who, values in seconds.items()}
+
+
+def ratio(many: list[float], few: list[float]) -> float:
+    """Returns the median of the turns' ratios."""
+    return statistics.median(a / b for a, b in zip(many, few, strict=True))
 
 
 def decode_rows(options: argparse.Namespace, read_gbps: float) -> Iterator[Row]:
@@ -73,8 +90,13 @@ def decode_rows(options: argparse.Namespace, read_gbps: float) -> Iterator[Row]:
             **peers.torch_decodes(case, options.cores),
         }
         seconds = measure(runs, options.repeats)
+        ours_seconds, *theirs = seconds.values()
+        faster = min(theirs, key=statistics.median)
         for who, values in seconds.items():
-            yield row(case, who, values, ceiling_gbps=read_gbps)
+            each = row(case, who, values, ceiling_gbps=read_gbps)
+            if values is ours_seconds:
+                each["times_torch"] = round(ratio(faster, values), 2)
+            yield each
 
 
 def row(
@@ -110,26 +132,39 @@ def move_rows(options: argparse.Namespace) -> Iterator[Row]:
         if setting.num_layers == ours.MOVED_LAYERS
     ]
     models = ours.compile_graphs(settings)
+    num_bytes = ours.MOVED_LAYERS * cases.TABLE_BYTES
+    memcpy = peers.memcpy(num_bytes, options.cores)
     for setting in settings:
-        runs = ours.moves(models, setting)
-        num_bytes = ours.MOVED_LAYERS * cases.TABLE_BYTES
-        peer = peers.memcpy(num_bytes, options.cores)
-        seconds = measure({**runs, "memcpy": peer}, options.repeats)
-        copied = statistics.median(seconds["memcpy"]) / num_bytes
-        for what, values in seconds.items():
+        name = f"{setting.model.name} {setting.dtype}"
+        copies: list[float] = []
+        for what, run in ours.moves(models, setting).items():
+            seconds = measure({what: run, "memcpy": memcpy}, options.repeats)
+            copies += seconds["memcpy"]
             moved = num_bytes // 2 if what == "copy_pages" else num_bytes
-            micros = 1e6 * statistics.median(values)
-            name = f"{what} {setting.model.name} {setting.dtype}"
+            beside = ratio(seconds["memcpy"], seconds[what])
             yield {
-                "case": name,
-                "who": "numpy" if what == "memcpy" else "kvcache",
+                **moved_row(f"{what} {name}", "kvcache", seconds[what], moved),
                 "page_size": setting.page_size,
-                "us": round(micros, 1),
-                "us_min": round(1e6 * min(values), 1),
-                "us_max": round(1e6 * max(values), 1),
-                "gbps": round(moved / micros / 1e3, 2),
-                "ceiling_pct": round(100 * copied * moved / micros * 1e6, 1),
+                "ceiling_pct": round(100 * beside * moved / num_bytes, 1),
             }
+        yield {
+            **moved_row(f"memcpy {name}", "numpy", copies, num_bytes),
+            "page_size": setting.page_size,
+            "ceiling_pct": 100.0,
+        }
+
+
+def moved_row(case: str, who: str, seconds: list[float], moved: int) -> Row:
+    """Returns what a row of moves says of its times."""
+    micros = 1e6 * statistics.median(seconds)
+    return {
+        "case": case,
+        "who": who,
+        "us": round(micros, 1),
+        "us_min": round(1e6 * min(seconds), 1),
+        "us_max": round(1e6 * max(seconds), 1),
+        "gbps": round(moved / micros / 1e3, 2),
+    }
 
 
 def rows_here(options: argparse.Namespace) -> Iterator[Row]:

@@ -1,13 +1,13 @@
 """Causal paged attention on the CPU: units of work, spread over the cores."""
 
 from kv_cache.types import KVCacheStaticParams
-from max.algorithm.backend.cpu.parallelize import sync_parallelize
 
 from .attention_inputs import AttentionInputs
 from .attention_rules import RulesInUse
 from .attention_parts import Parts
 from .attention_tile import Tile
 from .attention_units import Flags, Plan
+from .parallel import parallel_units
 from .scales import Quantization
 
 
@@ -91,6 +91,6 @@ def attention_cpu[
         else:
             parts.keep(tile)
 
-    sync_parallelize(work, len(plan.units))
+    parallel_units(work, num_units=len(plan.units), tasks=plan.tasks)
     parts.write(plan.units)
     _ = room^

@@ -1,11 +1,11 @@
 """Cuts the attention of a ragged batch into units of work for the cores."""
 
-from max.runtime.asyncrt import parallelism_level
 from std.collections import OptionalReg
 from std.math import ceildiv
 
 from .attention_rules import AttentionRules
 from .cache import PagedKVCache
+from .parallel import num_tasks
 from .ragged import RaggedBatch
 
 comptime TILE_ROWS = 32
@@ -14,11 +14,14 @@ comptime TILE_ROWS = 32
 comptime NARROW_FLOATS = 1 << 14
 """The most numbers in the queries of a narrow unit, which has all heads."""
 
-comptime UNITS_PER_CORE = 4
-"""About how many units there should be for each core."""
+comptime GRAIN_PRODUCTS = 1 << 19
+"""The fewest products of two numbers that are worth a task of their own."""
+
+comptime UNITS_PER_TASK = 2
+"""About how many units there should be for each task."""
 
 comptime PART_TOKENS = 256
-"""The fewest tokens of a context that are worth a unit of their own."""
+"""The fewest tokens of a part where there are as many parts as tasks."""
 
 comptime Flags = OptionalReg[Pointer[UInt32, ImmUntrackedOrigin]]
 """A number of each sequence, `[batch_size]`, or none at all."""
@@ -97,6 +100,9 @@ struct Plan[num_q_heads: Int, num_kv_heads: Int, head_dim: Int](Movable):
     var units: List[Unit]
     """The units; the parts of one context follow each other."""
 
+    var tasks: Int
+    """How many tasks the units are worth."""
+
     var num_parts: Int
     """How many units are a part of a context."""
 
@@ -122,7 +128,8 @@ struct Plan[num_q_heads: Int, num_kv_heads: Int, head_dim: Int](Movable):
         self.units = List[Unit](capacity=Int(batch.batch_size))
         self.num_parts = 0
         self.part_rows = 0
-        var share = Self._share(rules, batch, cache, elsewhere)
+        self.tasks = 1
+        var share = self._cut(rules, batch, cache, elsewhere)
         for seq in range(Int(batch.batch_size)):
             var unit = Unit(
                 seq=seq,
@@ -154,24 +161,36 @@ struct Plan[num_q_heads: Int, num_kv_heads: Int, head_dim: Int](Movable):
                 return 0
             return batch.start(seq + 1) - batch.start(seq)
 
-    @staticmethod
-    def _share(
+    def _cut(
+        mut self,
         rules: AttentionRules,
         batch: RaggedBatch,
         cache: PagedKVCache,
         elsewhere: Flags,
     ) -> Int:
-        """Returns the tokens of a context that one narrow unit takes."""
+        """Sets the tasks; returns a narrow unit's tokens of a context."""
         var seen = 0
+        var products = 0
         for seq in range(Int(batch.batch_size)):
             var num_tokens = Self._num_tokens(batch, cache, elsewhere, seq)
-            if 0 < num_tokens <= Self.narrow_tokens:
-                seen += rules.num_seen(cache.cache_length(seq)) + num_tokens - 1
+            if num_tokens == 0:
+                continue
+            var context = (
+                rules.num_seen(cache.cache_length(seq)) + num_tokens - 1
+            )
+            products += context * num_tokens
+            if num_tokens <= Self.narrow_tokens:
+                seen += context
+        products *= 2 * Self.num_q_heads * Self.head_dim
+        self.tasks = num_tasks(amount=products, grain=GRAIN_PRODUCTS)
+        if self.tasks == 1:
+            return max(1, seen)
         comptime if cache.block_size:
             seen *= Self.num_kv_heads
-        var cores = parallelism_level(None)
-        var num_units = cores * UNITS_PER_CORE if cores > 1 else 1
-        return max(PART_TOKENS, ceildiv(seen, num_units))
+        return max(
+            min(PART_TOKENS, ceildiv(seen, self.tasks)),
+            ceildiv(seen, self.tasks * UNITS_PER_TASK),
+        )
 
     def _add_tiles(mut self, rules: AttentionRules, all: Unit):
         """Adds tiles of a sequence's tokens, each under one head."""

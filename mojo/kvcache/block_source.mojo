@@ -54,3 +54,18 @@ trait BlockSource(DevicePassable, TrivialRegisterPassable):
             The row.
         """
         ...
+
+
+def total_scored(tables: Some[BlockSource]) -> Int:
+    """Returns how many blocks of all sequences are scored.
+
+    Args:
+        tables: The sequences.
+
+    Returns:
+        The blocks.
+    """
+    var total = 0
+    for seq in range(tables.num_sequences()):
+        total += tables.num_scored(seq)
+    return total

@@ -8,7 +8,7 @@ from .ranked_rows import RankedRows
 from .score_keys import DIGITS, DIGIT_BITS, KEY_BITS, Bar, sortable
 
 comptime GRAIN_BLOCKS = 1 << 14
-"""The fewest blocks to choose from that are worth a core of their own."""
+"""The fewest blocks to choose from that are worth a task of their own."""
 
 
 def choose_cpu[shape: ChoiceShape](choice: BlockChoice[shape]) raises:
@@ -39,7 +39,8 @@ def choose_cpu[shape: ChoiceShape](choice: BlockChoice[shape]) raises:
     parallel_ranges(
         work,
         num_items=choice.num_rows(),
-        grain=max(1, GRAIN_BLOCKS // max(1, choice.width())),
+        amount=choice.num_rows() * choice.width(),
+        grain=GRAIN_BLOCKS,
     )
 
 

@@ -1,6 +1,6 @@
 """Chooses blocks of listed segments by their scores, on the CPU."""
 
-from .choose_cpu import choose_row
+from .choose_cpu import GRAIN_BLOCKS, choose_row
 from .parallel import parallel_ranges
 from .segment_choice import SegmentChoice
 
@@ -22,4 +22,10 @@ def choose_segments_cpu(choice: SegmentChoice) raises:
             var count = choice.num_chosen(row, num_blocks)
             choose_row(choice, row, num_blocks, count, keys)
 
-    parallel_ranges(work, num_items=choice.segments.num_sequences(), grain=16)
+    var num_segments = choice.segments.num_sequences()
+    var num_blocks = 0
+    for row in range(num_segments):
+        num_blocks += choice.segments.num_blocks(row)
+    parallel_ranges(
+        work, num_items=num_segments, amount=num_blocks, grain=GRAIN_BLOCKS
+    )

@@ -1,6 +1,5 @@
 """Copies whole pages within the pool, all layers at once, on the CPU."""
 
-from std.math import ceildiv
 from std.memory import unsafe_memcpy
 from std.sys import size_of
 
@@ -50,5 +49,6 @@ def copy_pages_cpu[
     parallel_ranges(
         copy_range,
         num_items=num_pairs,
-        grain=ceildiv(GRAIN_BYTES, page_stride * size_of[dtype]()),
+        amount=num_pairs * page_stride * size_of[dtype](),
+        grain=GRAIN_BYTES,
     )

@@ -2,9 +2,12 @@
 
 from std.utils.numerics import neg_inf
 
-from .block_source import BlockSource
+from .block_source import BlockSource, total_scored
 from .over_blocks import OverBlocks, SOFTMAX
 from .parallel import parallel_ranges
+
+comptime GRAIN_ELEMENTS = 1 << 14
+"""The fewest elements to compute with that are worth a task."""
 
 
 def over_blocks_cpu[
@@ -64,5 +67,6 @@ def over_blocks_cpu[
     parallel_ranges(
         compute,
         num_items=tables.num_sequences() * num_kv_heads,
-        grain=1,
+        amount=total_scored(tables) * num_kv_heads * work.length,
+        grain=GRAIN_ELEMENTS,
     )

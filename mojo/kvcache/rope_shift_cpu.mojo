@@ -1,6 +1,5 @@
 """Turns cached keys on to new positions, on the CPU."""
 
-from std.math import ceildiv
 from std.sys import size_of
 
 from .parallel import GRAIN_BYTES, parallel_ranges
@@ -35,5 +34,6 @@ def rope_shift_cpu(work: RopeShift, *, num_shifts: Int, num_layers: Int) raises:
     parallel_ranges(
         turn_planes,
         num_items=num_shifts * num_layers,
-        grain=ceildiv(GRAIN_BYTES, plane_bytes),
+        amount=num_shifts * num_layers * plane_bytes,
+        grain=GRAIN_BYTES,
     )

@@ -1,7 +1,6 @@
 """Rotary embedding fused with the store into quantised pages, on the CPU."""
 
 from kv_cache.types import KVCacheStaticParams
-from std.math import ceildiv
 from std.sys import size_of
 
 from .parallel import GRAIN_BYTES, parallel_ranges
@@ -86,5 +85,6 @@ def rope_store_quantized_cpu[
     parallel_ranges(
         move_rows,
         num_items=work.batch.num_rows(),
-        grain=ceildiv(GRAIN_BYTES, row_bytes),
+        amount=work.batch.num_rows() * row_bytes,
+        grain=GRAIN_BYTES,
     )

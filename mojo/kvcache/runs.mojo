@@ -1,12 +1,14 @@
 """Walks a ragged batch in runs that stay inside one page."""
 
 from std.atomic import Ordering, fence
-from std.math import ceildiv
 from std.sys import size_of
 
 from .cache import PagedKVCache
 from .parallel import GRAIN_BYTES, parallel_ranges
 from .ragged import RaggedBatch
+
+comptime QUANTIZED_BYTES = 16
+"""As many bytes are moved while one element is quantised, or the reverse."""
 
 
 @fieldwise_init
@@ -44,9 +46,12 @@ def parallel_page_runs[
     Raises:
         If a call of `work` does.
     """
-    comptime row_bytes = (
-        cache.page_layout.token_stride * size_of[cache.dtype_]()
+    comptime element_bytes = (
+        QUANTIZED_BYTES if cache.quantization_enabled else size_of[
+            cache.dtype_
+        ]()
     )
+    comptime row_bytes = cache.page_layout.token_stride * element_bytes
 
     def walk(begin: Int, end: Int) raises {imm}:
         var row = begin
@@ -67,5 +72,6 @@ def parallel_page_runs[
     parallel_ranges(
         walk,
         num_items=batch.num_rows(),
-        grain=ceildiv(GRAIN_BYTES, row_bytes),
+        amount=batch.num_rows() * row_bytes,
+        grain=GRAIN_BYTES,
     )

@@ -1,8 +1,11 @@
 """Computes the kernels of a flow's indexer, on the CPU."""
 
-from .block_source import BlockSource
+from .block_source import BlockSource, total_scored
 from .parallel import parallel_ranges
 from .request_place import RequestPlace
+
+comptime GRAIN_BLOCKS = 1 << 9
+"""The fewest blocks to score under a head that are worth a task."""
 
 
 trait CpuScorer(ImplicitlyCopyable):
@@ -54,5 +57,6 @@ def score_cpu[
     parallel_ranges(
         score,
         num_items=tables.num_sequences() * num_kv_heads,
-        grain=1,
+        amount=total_scored(tables) * num_kv_heads,
+        grain=GRAIN_BLOCKS,
     )

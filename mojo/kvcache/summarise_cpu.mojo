@@ -4,6 +4,9 @@ from .block_tables import BlockTables
 from .parallel import parallel_ranges
 from .tile_place import BlockPlace
 
+comptime GRAIN_TILES = 8
+"""The fewest blocks under a head to summarise that are worth a task."""
+
 
 trait CpuSummariser(ImplicitlyCopyable):
     """What a compiled flow does with one block and head."""
@@ -54,8 +57,7 @@ def summarise_cpu[
                     tables.place(seq, first + index, layer=layer, head=head)
                 )
 
+        var num_items = tables.num_completed(seq) * per_block
         parallel_ranges(
-            summarise,
-            num_items=tables.num_completed(seq) * per_block,
-            grain=8,
+            summarise, num_items=num_items, amount=num_items, grain=GRAIN_TILES
         )

@@ -2,7 +2,7 @@
 
 from .parallel import parallel_ranges
 from .slots import SlotRows
-from .summarise_cpu import CpuSummariser
+from .summarise_cpu import CpuSummariser, GRAIN_TILES
 
 
 def summarise_slots_cpu[
@@ -29,4 +29,9 @@ def summarise_slots_cpu[
             if rows.completes(tile):
                 flow.summarise_cpu(rows.place(tile))
 
-    parallel_ranges(summarise, num_items=rows.num_tiles(), grain=8 * block_size)
+    parallel_ranges(
+        summarise,
+        num_items=rows.num_tiles(),
+        amount=rows.num_tiles(),
+        grain=GRAIN_TILES * block_size,
+    )
