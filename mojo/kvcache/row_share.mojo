@@ -60,13 +60,26 @@ struct RowShare[num_items: Int]:
     @staticmethod
     @always_inline
     def row_and_item() -> Tuple[Int, Int]:
+        """Returns a thread's row and its item, where the grid has these alone.
+
+        Returns:
+            The row and the item, each of which may be beyond the last one.
+        """
+        return Self.row_and_item(Int(block_idx.x))
+
+    @staticmethod
+    @always_inline
+    def row_and_item(block: Int) -> Tuple[Int, Int]:
         """Returns a thread's row and its item.
+
+        Args:
+            block: The thread's block, below `num_blocks`.
 
         Returns:
             The row and the item, each of which may be beyond the last one.
         """
         comptime rows_per_warp = WARP_SIZE // Self.lanes
-        var warp = UInt32(block_idx.x) * UInt32(ROW_THREADS // WARP_SIZE)
+        var warp = UInt32(block) * UInt32(ROW_THREADS // WARP_SIZE)
         warp += UInt32(thread_idx.x) // UInt32(WARP_SIZE)
         var group, part = divmod(warp, UInt32(Self.num_parts))
         var in_warp, lane = divmod(UInt32(lane_id()), UInt32(Self.lanes))

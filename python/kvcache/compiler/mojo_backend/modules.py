@@ -35,6 +35,7 @@ from kvcache.gpu_summarisers import (
     HeldSummariser,
     WideSummariser,
 )
+from kvcache.held_summaries import can_hold
 from kvcache.op_tensors import (
     cache_collection,
     ragged_batch,
@@ -70,6 +71,7 @@ from kvcache.shared_memory import Shared
 from kvcache.store_blocks_gpu import store_blocks_gpu
 from kvcache.store_cpu import store_cpu
 from kvcache.store_gpu import store_gpu
+from kvcache.store_last_gpu import store_last_gpu
 from kvcache.store_mover import StoreMover
 from kvcache.store_quantized_cpu import store_quantized_cpu
 from kvcache.store_quantized_gpu import store_quantized_gpu

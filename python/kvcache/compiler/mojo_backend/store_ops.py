@@ -56,17 +56,30 @@ var work = {type}[
 """The tensors of a rotation."""
 
 BLOCKS = """\
+    var mover = {mover}
+    var flow = {flow}
     if total_tokens > Int(batch.batch_size):
         return store_blocks_gpu(
-            {mover},
-            {flow},
+            mover,
+            flow,
             tables,
             total_tokens=total_tokens,
             layer=Int(layer),
             ctx=ctx,
         )
+    comptime if can_hold[type_of(mover), type_of(flow)]({block_size}):
+        if Int(layer) == num_layers - 1:
+            return store_last_gpu(
+                mover,
+                flow,
+                tables,
+                total_tokens=total_tokens,
+                num_layers=num_layers,
+                ctx=ctx,
+            )
+        return {name}_gpu({of_all}, total_tokens, ctx)
 """
-"""A step with prompts, on a GPU: rows and summaries in one launch."""
+"""On a GPU: a step with prompts, then one of single tokens."""
 
 
 def store_op(
@@ -172,7 +185,13 @@ def _store(
     if is_small and not is_quantized:
         mover = f"{'RopeMover' if rotates else 'StoreMover'}({rows})"
         flow = made(kernels[0], is_score=False)
-        text += BLOCKS.format(mover=mover, flow=flow)
+        text += BLOCKS.format(
+            mover=mover,
+            flow=flow,
+            block_size=summaries.program.block_size,
+            name=name,
+            of_all=of_all,
+        )
     text += f"    {name}_gpu({of_all}, total_tokens, ctx)\n"
     return text.splitlines()
 

@@ -1,0 +1,194 @@
+"""Stores the last layer's rows of a decode step, and makes all summaries.
+
+Few blocks get complete in such a step, so that its summaries are made in one
+launch, and where the last layer's rows are stored, they cost no launch of their
+own. Behind the thread blocks that store come some that count what is complete.
+Of all layers but the last the keys are in their pages; of the last one the new
+keys may be not yet, and are taken from where they come from.
+"""
+
+from max.gpu import barrier, block_idx, grid_dim
+from max.gpu.host import DeviceAttribute, DeviceContext
+from std.memory import AddressSpace, stack_allocation
+
+from .block_mover import BlockMover
+from .block_rows import BlockRows, most_blocks
+from .block_tables import BlockTables
+from .completed_blocks import CompletedBlocks
+from .gpu_summarisers import BlockSummariser
+from .held_summaries import summarise_held
+from .overlap import await_kernels_before, overlapping_launch
+from .row_share import ROW_THREADS
+from .shared_memory import Shared
+from .summary_tiles import kept_by_tiles, summarise_tiles
+
+comptime BLOCKS_PER_PROCESSOR = 4
+"""The thread blocks that make summaries, for each multiprocessor."""
+
+
+def store_last_kernel[
+    Mover: BlockMover, Flow: BlockSummariser, page_size: Int, block_size: Int
+](
+    mover: Mover,
+    flow: Flow,
+    tables: BlockTables[page_size, block_size],
+    num_layers: Int32,
+    num_row_blocks: Int32,
+    total_tokens: Int32,
+):
+    """Stores a share of the rows, or makes a share of the summaries.
+
+    Parameters:
+        Mover: What stores rows.
+        Flow: The compiled flow.
+        page_size: The tokens per page.
+        block_size: The tokens per block.
+
+    Args:
+        mover: Stores the rows of the last layer.
+        flow: What to do with a block and head.
+        tables: The step.
+        num_layers: The layers in the pools.
+        num_row_blocks: The thread blocks that store.
+        total_tokens: The rows of all sequences.
+    """
+    comptime held_teams = ROW_THREADS // Flow.Held.held_lanes
+    await_kernels_before()
+    var block = Int(block_idx.x)
+    if block < Int(num_row_blocks):
+        mover.move_rows[keys=True, values=True, is_decode=True](
+            block, batch=tables.batch, total_tokens=Int(total_tokens)
+        )
+        return
+    var completed = CompletedBlocks()
+    var held = stack_allocation[
+        block_size * Mover.head_dim,
+        Scalar[Mover.row_dtype],
+        address_space=AddressSpace.SHARED,
+        alignment=16,
+    ]()
+    var kept = stack_allocation[
+        max(kept_by_tiles[Flow](), held_teams * Flow.Held.kept),
+        Float32,
+        address_space=AddressSpace.SHARED,
+        alignment=16,
+    ]()
+    block -= Int(num_row_blocks)
+    var grid = Int(grid_dim.x) - Int(num_row_blocks)
+    for first_seq in range(0, Int(tables.batch.batch_size), ROW_THREADS):
+        var num_blocks = completed.count(tables, first_seq)
+        summarise_tiles[Mover.num_heads](
+            flow,
+            tables,
+            completed,
+            kept,
+            first_seq=first_seq,
+            num_blocks=num_blocks,
+            num_layers=Int(num_layers) - 1,
+            block=block,
+            grid=grid,
+        )
+        # The other layers' tiles begin with the first thread blocks.
+        for tile in range(grid - 1 - block, num_blocks * Mover.num_heads, grid):
+            _summarise_last(
+                mover,
+                flow,
+                tables,
+                completed,
+                held,
+                kept,
+                first_seq=first_seq,
+                layer=Int(num_layers) - 1,
+                tile=tile,
+            )
+        barrier()
+
+
+@always_inline
+def _summarise_last[
+    Mover: BlockMover, page_size: Int, block_size: Int, //
+](
+    mover: Mover,
+    flow: Some[BlockSummariser],
+    tables: BlockTables[page_size, block_size],
+    completed: CompletedBlocks,
+    held: Shared[Scalar[Mover.row_dtype]],
+    kept: Shared[Float32],
+    *,
+    first_seq: Int,
+    layer: Int,
+    tile: Int,
+):
+    """Makes the summaries of one block and head of the last layer."""
+    var rank, head = divmod(UInt32(tile), UInt32(Mover.num_heads))
+    var seq, blocks_on = completed.sequence_and_rest(Int(rank))
+    var rows = BlockRows(tables, first_seq + seq, blocks_on=blocks_on)
+    mover.hold_cached[1, block_size](rows, Int(head), held)
+    mover.move_block[1, block_size, kv=0, stores=False, holds=True](
+        rows, Int(head), held
+    )
+    barrier()
+    summarise_held[Mover.row_dtype, 1, block_size, Mover.head_dim](
+        flow,
+        held,
+        kept,
+        completed.place(
+            tables, first_seq, Int(rank), layer=layer, head=Int(head)
+        ),
+    )
+    barrier()
+
+
+def store_last_gpu[
+    page_size: Int, block_size: Int, //
+](
+    mover: Some[BlockMover],
+    flow: Some[BlockSummariser],
+    tables: BlockTables[page_size, block_size],
+    *,
+    total_tokens: Int,
+    num_layers: Int,
+    ctx: DeviceContext,
+) raises:
+    """Launches the last layer's store and the summaries of all layers.
+
+    Parameters:
+        page_size: The tokens per page.
+        block_size: The tokens per block.
+
+    Args:
+        mover: Stores the rows of the last layer.
+        flow: What to do with a block and head; `can_hold` says whether it may.
+        tables: The step.
+        total_tokens: The rows of all sequences, no more than those are.
+        num_layers: The layers in the pools.
+        ctx: The GPU's context.
+
+    Raises:
+        If the launch fails.
+    """
+    comptime Mover = type_of(mover)
+    comptime kernel = store_last_kernel[
+        Mover, type_of(flow), page_size, block_size
+    ]
+    if total_tokens == 0 or tables.batch.batch_size == 0:
+        return
+    var batch_size = Int(tables.batch.batch_size)
+    var num_row_blocks = Mover.num_blocks[keys=True, values=True](total_tokens)
+    var most_tiles = most_blocks[block_size](total_tokens, batch_size)
+    most_tiles *= num_layers * Mover.num_heads
+    var processors = Int(
+        ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
+    )
+    ctx.enqueue_function[kernel](
+        mover,
+        flow,
+        tables,
+        Int32(num_layers),
+        Int32(num_row_blocks),
+        Int32(total_tokens),
+        grid_dim=num_row_blocks
+        + min(processors * BLOCKS_PER_PROCESSOR, most_tiles),
+        block_dim=ROW_THREADS,
+        attributes=overlapping_launch(),
+    )
