@@ -12,7 +12,7 @@ from .held_keys import hold_cached
 from .ragged import RaggedBatch
 from .rope import Rope
 from .rope_store import RopeStore
-from .row_share import ROW_THREADS, RowShare
+from .row_share import ROW_THREADS, RowShare, half_of_even
 from .sequence_rows import RowGuess
 from .shared_memory import Shared
 from .vectors import GPU_VECTOR_BYTES, widest_divisor
@@ -98,7 +98,7 @@ struct RopeMover[
     """
 
     comptime Share[keys: Bool, values: Bool] = RowShare[
-        _half(Self.moved_heads[keys, values]) * Self.Turn.num_chunks
+        half_of_even(Self.moved_heads[keys, values]) * Self.Turn.num_chunks
     ]
     """The same chunk of two heads for each lane.
 
@@ -300,8 +300,3 @@ def _split[heads: Int, chunks: Int](item: Int) -> Tuple[Int, Int, Int]:
     var row, place = divmod(UInt32(item), UInt32(heads * chunks))
     var head, chunk = divmod(place, UInt32(chunks))
     return Int(row), Int(head), Int(chunk)
-
-
-def _half(heads: Int) -> Int:
-    """Returns half of the heads, or all of an odd number."""
-    return heads // 2 if heads % 2 == 0 else heads

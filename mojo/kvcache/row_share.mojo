@@ -25,6 +25,18 @@ def lanes_per_row(num_items: Int) -> Int:
     return lanes
 
 
+def half_of_even(count: Int) -> Int:
+    """Returns what is left where a lane has two, if that divides them.
+
+    Args:
+        count: How many there are.
+
+    Returns:
+        Half of an even number, or all of an odd one.
+    """
+    return count // 2 if count % 2 == 0 else count
+
+
 struct RowShare[num_items: Int]:
     """Which item of which row each lane of the grid has, such as a vector.
 

@@ -11,7 +11,7 @@ from .cache import PagedKVCache
 from .held_keys import held_place, hold_cached, vector_place
 from .overlap import load_after_wait
 from .ragged import RaggedBatch
-from .row_share import ROW_THREADS, RowShare
+from .row_share import ROW_THREADS, RowShare, half_of_even
 from .shared_memory import Shared
 from .sequence_rows import RowGuess
 from .vectors import gpu_width
@@ -64,7 +64,7 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
     """The vectors of a row."""
 
     comptime Share[keys: Bool] = RowShare[
-        Self.vectors if keys or Self.vectors % 2 == 1 else Self.vectors // 2
+        Self.vectors if keys else half_of_even(Self.vectors)
     ]
     """A vector of keys and one of values for each lane, or two of values.
 
