@@ -69,6 +69,7 @@ MOJO_LAYERS = (
         "over_blocks_cpu",
         "over_blocks_gpu",
         "prefill_gpu",
+        "rope_rows",
         "rope_shift_cpu",
         "rope_shift_gpu",
         "rope_store_cpu",

@@ -8,7 +8,7 @@ from .shared_memory import Shared
 
 
 trait BlockMover(DevicePassable, TrivialRegisterPassable):
-    """Stores new rows, with blocks of `ROW_THREADS` threads.
+    """Stores new rows, with blocks of threads.
 
     The keys of one block of tokens are moved by one thread block, which can
     hold them in shared memory, too; values, and queries that are rotated, by
@@ -25,13 +25,14 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
     """The elements per head."""
 
     def hold_cached[
-        heads: Int, block_size: Int
+        heads: Int, block_size: Int, threads: Int
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Reads keys of the block that were stored before.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
+            threads: The threads of the block.
 
         Args:
             rows: The rows that follow them.
@@ -41,13 +42,20 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
         ...
 
     def move_block[
-        heads: Int, block_size: Int, *, kv: Int, stores: Bool, holds: Bool
+        heads: Int,
+        block_size: Int,
+        threads: Int,
+        *,
+        kv: Int,
+        stores: Bool,
+        holds: Bool,
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Moves new keys, or values; every thread of the block calls it.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
+            threads: The threads of the block.
             kv: 0 for keys, 1 for values.
             stores: Whether the pages receive them.
             holds: Whether shared memory does.
@@ -60,10 +68,13 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
         ...
 
     @staticmethod
-    def num_blocks[*, keys: Bool, values: Bool](total_tokens: Int) -> Int:
+    def num_blocks[
+        threads: Int, *, keys: Bool, values: Bool
+    ](total_tokens: Int) -> Int:
         """Returns how many thread blocks `move_rows` is to have.
 
         Parameters:
+            threads: The threads of a block.
             keys: Whether keys are among what is moved.
             values: Whether values are.
 
@@ -76,11 +87,12 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
         ...
 
     def move_rows[
-        *, keys: Bool, values: Bool, is_decode: Bool
+        threads: Int, *, keys: Bool, values: Bool, is_decode: Bool
     ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
         """Moves a thread block's share of what rows have.
 
         Parameters:
+            threads: The threads of a block.
             keys: Whether keys are among what is moved; then values are, too.
             values: Whether values are.
             is_decode: Whether there are no more rows than sequences.

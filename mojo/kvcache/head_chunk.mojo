@@ -55,6 +55,26 @@ struct HeadChunk[
         self.x = load_after_wait[Self.width](head.unsafe_offset(first))
         self.y = load_after_wait[Self.width](head.unsafe_offset(second))
 
+    @staticmethod
+    @always_inline
+    def angles(
+        position: Pointer[Float32, _], chunk: Int
+    ) -> Angles[Self.rope_dim, Self.width]:
+        """Loads a chunk's angles; one that does not turn has none.
+
+        Args:
+            position: The angles of the head's position.
+            chunk: The chunk.
+
+        Returns:
+            The angles.
+        """
+        if not Self.Turn.turns(chunk):
+            return Angles[Self.rope_dim, Self.width]()
+        return Angles[Self.rope_dim, Self.width](
+            position.unsafe_offset(chunk * Self.width)
+        )
+
     @always_inline
     def turn(mut self, angles: Angles[Self.rope_dim, Self.width], chunk: Int):
         """Turns the pairs, if the chunk lies in the part that turns.

@@ -6,7 +6,6 @@ from std.sys import align_of
 from .block_rows import BlockRows
 from .cache import PagedKVCache
 from .overlap import load_after_wait
-from .row_share import ROW_THREADS
 from .shared_memory import Shared
 from .vectors import gpu_width
 
@@ -54,7 +53,7 @@ def held_place[block_size: Int, head_dim: Int](row: Int, element: Int) -> Int:
 
 @always_inline
 def hold_cached[
-    dtype: DType, //, heads: Int, block_size: Int
+    dtype: DType, //, heads: Int, block_size: Int, threads: Int
 ](
     cache: PagedKVCache[dtype, ...],
     rows: BlockRows,
@@ -67,6 +66,7 @@ def hold_cached[
         dtype: The element type.
         heads: How many heads.
         block_size: The tokens per block.
+        threads: The threads of the block.
 
     Args:
         cache: The layer's keys.
@@ -86,10 +86,10 @@ def hold_cached[
         cache.token_offset(rows.seq, rows.position - past) + head * head_dim
     )
     var num_items = past * vectors
-    for first in range(Int(thread_idx.x), num_items, ROW_THREADS * HELD_AHEAD):
+    for first in range(Int(thread_idx.x), num_items, threads * HELD_AHEAD):
         var some = Array[SIMD[dtype, width], HELD_AHEAD](fill=0)
         comptime for i in range(HELD_AHEAD):
-            var item = first + i * ROW_THREADS
+            var item = first + i * threads
             if item < num_items:
                 some[i] = load_after_wait[width](
                     source.unsafe_offset(
@@ -97,7 +97,7 @@ def hold_cached[
                     )
                 )
         comptime for i in range(HELD_AHEAD):
-            var item = first + i * ROW_THREADS
+            var item = first + i * threads
             if item < num_items:
                 var row, vector = divmod(UInt32(item), UInt32(vectors))
                 held.unsafe_store[alignment=align](

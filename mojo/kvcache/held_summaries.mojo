@@ -6,7 +6,6 @@ from std.sys import size_of
 
 from .block_mover import BlockMover
 from .gpu_summarisers import BlockSummariser
-from .row_share import ROW_THREADS
 from .shared_memory import Shared
 from .team import Team
 from .tile_place import BlockPlace
@@ -55,7 +54,7 @@ def can_hold[Mover: BlockMover, Flow: BlockSummariser](block_size: Int) -> Bool:
 
 @always_inline
 def summarise_held[
-    dtype: DType, heads: Int, block_size: Int, head_dim: Int
+    dtype: DType, heads: Int, block_size: Int, head_dim: Int, threads: Int
 ](
     flow: Some[BlockSummariser],
     held: Shared[Scalar[dtype]],
@@ -69,6 +68,7 @@ def summarise_held[
         heads: How many heads.
         block_size: The tokens per block.
         head_dim: The elements per head.
+        threads: The threads of the block.
 
     Args:
         flow: What to do with a block and head.
@@ -82,7 +82,7 @@ def summarise_held[
     var thread = Int(thread_idx.x)
     var team = thread // lanes
     var first_team = thread // WARP_SIZE * WARP_SIZE // lanes
-    for first in range(first_team, heads, ROW_THREADS // lanes):
+    for first in range(first_team, heads, threads // lanes):
         var own = first + team - first_team
         var keys = held.unsafe_offset(
             min(own, heads - 1) * (block_size * head_dim)

@@ -11,9 +11,8 @@ from .head_chunk import Angles, HeadChunk
 from .held_keys import hold_cached
 from .ragged import RaggedBatch
 from .rope import Rope
+from .rope_rows import RopeRows
 from .rope_store import RopeStore
-from .row_share import ROW_THREADS, RowShare, half_of_even
-from .sequence_rows import RowGuess
 from .shared_memory import Shared
 from .vectors import GPU_VECTOR_BYTES, widest_divisor
 
@@ -87,22 +86,22 @@ struct RopeMover[
     comptime stride = Self.Work.CacheType.page_layout.token_stride
     """The elements of a token in a page."""
 
-    comptime moved_heads[keys: Bool, values: Bool] = Self.num_q_heads + (
-        Self.num_heads * (Int(keys) + Int(values))
-    )
-    """The heads of a row that are moved.
-
-    Parameters:
-        keys: Whether keys are among them.
-        values: Whether values are.
-    """
-
-    comptime Share[keys: Bool, values: Bool] = RowShare[
-        half_of_even(Self.moved_heads[keys, values]) * Self.Turn.num_chunks
+    comptime Rows[threads: Int, keys: Bool, values: Bool] = RopeRows[
+        Self.dtype,
+        Self.kv_params,
+        Self.page_size,
+        Self.num_q_heads,
+        Self.rope_dim,
+        Self.interleaved,
+        Self.width,
+        threads=threads,
+        keys=keys,
+        values=values,
     ]
-    """The same chunk of two heads for each lane.
+    """What moves rows.
 
     Parameters:
+        threads: The threads of a block.
         keys: Whether keys are among what is moved.
         values: Whether values are.
     """
@@ -134,30 +133,40 @@ struct RopeMover[
 
     @always_inline
     def hold_cached[
-        heads: Int, block_size: Int
+        heads: Int, block_size: Int, threads: Int
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Reads keys of the block that were stored before.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
+            threads: The threads of the block.
 
         Args:
             rows: The rows that follow them.
             head: The first head.
             held: Receives the keys, `[heads, block_size, head_dim]`.
         """
-        hold_cached[heads, block_size](self.work.keys, rows, head, held)
+        hold_cached[heads, block_size, threads](
+            self.work.keys, rows, head, held
+        )
 
     @always_inline
     def move_block[
-        heads: Int, block_size: Int, *, kv: Int, stores: Bool, holds: Bool
+        heads: Int,
+        block_size: Int,
+        threads: Int,
+        *,
+        kv: Int,
+        stores: Bool,
+        holds: Bool,
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Rotates keys, or copies values.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
+            threads: The threads of the block.
             kv: 0 for keys, 1 for values.
             stores: Whether the pages receive them.
             holds: Whether shared memory does.
@@ -173,23 +182,26 @@ struct RopeMover[
         var past = rows.num_past[block_size]()
         var num_items = rows.num_rows * heads * chunks
         for begin in range(
-            Int(thread_idx.x), num_items, ROW_THREADS * CHUNKS_AHEAD
+            Int(thread_idx.x), num_items, threads * CHUNKS_AHEAD
         ):
             var some = Array[Self.Chunk, CHUNKS_AHEAD](fill=Self.Chunk())
             var angles = Array[Self.ChunkAngles, CHUNKS_AHEAD](
                 fill=Self.ChunkAngles()
             )
             comptime for i in range(CHUNKS_AHEAD):
-                var item = begin + i * ROW_THREADS
+                var item = begin + i * threads
                 if item < num_items:
                     var row, own, chunk = _split[heads, chunks](item)
-                    some[i] = self._chunk(
-                        rows.first + row, first_head + own, chunk
+                    some[i] = Self.Chunk(
+                        self.work.source(rows.first + row, first_head + own),
+                        chunk,
                     )
                     comptime if kv == 0:
-                        angles[i] = self._angles(rows.position + row, chunk)
+                        angles[i] = Self.Chunk.angles(
+                            self.work.angles(rows.position + row, 0), chunk
+                        )
             comptime for i in range(CHUNKS_AHEAD):
-                var item = begin + i * ROW_THREADS
+                var item = begin + i * threads
                 if item < num_items:
                     var row, own, chunk = _split[heads, chunks](item)
                     comptime if kv == 0:
@@ -209,10 +221,13 @@ struct RopeMover[
 
     @staticmethod
     @always_inline
-    def num_blocks[*, keys: Bool, values: Bool](total_tokens: Int) -> Int:
+    def num_blocks[
+        threads: Int, *, keys: Bool, values: Bool
+    ](total_tokens: Int) -> Int:
         """Returns how many thread blocks `move_rows` is to have.
 
         Parameters:
+            threads: The threads of a block.
             keys: Whether keys are among what is moved.
             values: Whether values are.
 
@@ -222,17 +237,16 @@ struct RopeMover[
         Returns:
             The blocks; none where nothing is left to move.
         """
-        return Self.Share[keys, values].num_blocks(total_tokens)
+        return Self.Rows[threads, keys, values].num_blocks(total_tokens)
 
     @always_inline
     def move_rows[
-        *, keys: Bool, values: Bool, is_decode: Bool
+        threads: Int, *, keys: Bool, values: Bool, is_decode: Bool
     ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
         """Rotates queries, and moves values and keys if wanted.
 
-        A lane has the same chunk of two heads, which share their angles.
-
         Parameters:
+            threads: The threads of a block.
             keys: Whether keys are among what is moved; then values are, too.
             values: Whether values are.
             is_decode: Whether there are no more rows than sequences.
@@ -242,56 +256,9 @@ struct RopeMover[
             batch: The rows of each sequence.
             total_tokens: The rows of all sequences.
         """
-        comptime Share = Self.Share[keys, values]
-        comptime chunks = Self.Turn.num_chunks
-        comptime together = Self.moved_heads[keys, values] * chunks // (
-            Share.num_items
+        Self.Rows[threads, keys, values].move[is_decode](
+            self.work, block, total_tokens
         )
-        comptime Guess = RowGuess[
-            Self.dtype,
-            Self.kv_params,
-            Self.page_size,
-            after_cached=True,
-            is_warp_wide=Share.is_warp_wide,
-            is_decode=is_decode,
-        ]
-        var row, item = Share.row_and_item(block)
-        if row >= total_tokens or item >= Share.num_items:
-            return
-        var guess = Guess(self.work.keys, batch, row)
-        var own, chunk = divmod(item, chunks)
-        var some = Array[Self.Chunk, together](fill=Self.Chunk())
-        var heads = Array[Int, together](fill=own)
-        comptime for i in range(together):
-            heads[i] = own + i * (Share.num_items // chunks)
-            comptime if not keys:
-                if heads[i] >= Self.num_q_heads:
-                    heads[i] += Self.num_heads
-            some[i] = self._chunk(row, heads[i], chunk)
-        var rows = guess.sequence(self.work.keys, batch, row)
-        if not rows.holds(row):
-            return
-        var offset = guess.token_offset(self.work.keys, rows, row)
-        var angles = Self.ChunkAngles()
-        if heads[0] < Self.Work.num_turning_heads:
-            angles = self._angles(rows.position(row), chunk)
-        comptime for i in range(together):
-            if heads[i] < Self.Work.num_turning_heads:
-                some[i].turn(angles, chunk)
-            some[i].store(self.work.target(row, offset, heads[i]), chunk)
-
-    @always_inline
-    def _chunk(self, row: Int, head: Int, chunk: Int) -> Self.Chunk:
-        """Loads a chunk of a head."""
-        var source = (row * self.work.num_heads + head) * Self.head_dim
-        return Self.Chunk(self.work.qkv.unsafe_offset(source), chunk)
-
-    @always_inline
-    def _angles(self, position: Int, chunk: Int) -> Self.ChunkAngles:
-        """Loads a chunk's angles; one that does not turn has none."""
-        if not Self.Turn.turns(chunk):
-            return Self.ChunkAngles()
-        return Self.ChunkAngles(self.work.angles(position, chunk * Self.width))
 
 
 @always_inline

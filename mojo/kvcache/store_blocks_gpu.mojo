@@ -15,8 +15,10 @@ from .block_tables import BlockTables
 from .gpu_summarisers import BlockSummariser
 from .held_summaries import can_hold, heads_together, summarise_held
 from .overlap import await_kernels_before, overlapping_launch
-from .row_share import ROW_THREADS
 from .team import Team
+
+comptime THREADS = 256
+"""The threads of a block: a block of keys is one load of each."""
 
 
 def store_blocks_kernel[
@@ -49,8 +51,8 @@ def store_blocks_kernel[
     comptime heads = heads_together[Mover](block_size)
     comptime length = block_size * Mover.head_dim
     comptime holds = can_hold[Mover, Flow](block_size)
-    comptime teams = ROW_THREADS // Flow.lanes
-    comptime wide_teams = ROW_THREADS // Flow.Held.held_lanes
+    comptime teams = THREADS // Flow.lanes
+    comptime wide_teams = THREADS // Flow.Held.held_lanes
     await_kernels_before()
     var held = stack_allocation[
         heads * length if holds else 1,
@@ -66,7 +68,7 @@ def store_blocks_kernel[
     ]()
     var block = Int(block_idx.x)
     if block >= Int(num_key_blocks):
-        mover.move_rows[keys=False, values=holds, is_decode=False](
+        mover.move_rows[THREADS, keys=False, values=holds, is_decode=False](
             block - Int(num_key_blocks),
             batch=tables.batch,
             total_tokens=Int(total_tokens),
@@ -79,18 +81,18 @@ def store_blocks_kernel[
     var head = Int(group) * heads
     var completes = rows.completes[block_size]()
     if holds and completes:
-        mover.hold_cached[heads, block_size](rows, head, held)
-        mover.move_block[heads, block_size, kv=0, stores=True, holds=True](
-            rows, head, held
-        )
+        mover.hold_cached[heads, block_size, THREADS](rows, head, held)
+        mover.move_block[
+            heads, block_size, THREADS, kv=0, stores=True, holds=True
+        ](rows, head, held)
     else:
-        mover.move_block[heads, block_size, kv=0, stores=True, holds=False](
-            rows, head, held
-        )
+        mover.move_block[
+            heads, block_size, THREADS, kv=0, stores=True, holds=False
+        ](rows, head, held)
     comptime if not holds:
-        mover.move_block[heads, block_size, kv=1, stores=True, holds=False](
-            rows, head, held
-        )
+        mover.move_block[
+            heads, block_size, THREADS, kv=1, stores=True, holds=False
+        ](rows, head, held)
     if not completes:
         return
     var place = tables.place(rows.seq, rows.index, layer=Int(layer), head=head)
@@ -98,9 +100,9 @@ def store_blocks_kernel[
     var thread = Int(thread_idx.x)
     var warp_begin = thread // WARP_SIZE * WARP_SIZE
     comptime if holds:
-        summarise_held[Mover.row_dtype, heads, block_size, Mover.head_dim](
-            flow, held, kept, place
-        )
+        summarise_held[
+            Mover.row_dtype, heads, block_size, Mover.head_dim, THREADS
+        ](flow, held, kept, place)
     else:
         var team = thread // Flow.lanes
         for first in range(warp_begin // Flow.lanes, heads, teams):
@@ -160,7 +162,7 @@ def store_blocks_gpu[
         Int32(num_key_blocks),
         Int32(total_tokens),
         grid_dim=num_key_blocks
-        + Mover.num_blocks[keys=False, values=holds](total_tokens),
-        block_dim=ROW_THREADS,
+        + Mover.num_blocks[THREADS, keys=False, values=holds](total_tokens),
+        block_dim=THREADS,
         attributes=overlapping_launch(),
     )

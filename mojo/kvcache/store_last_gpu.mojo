@@ -4,10 +4,10 @@ Few blocks get complete in such a step, so that its summaries are made in one
 launch, and where the last layer's rows are stored, they cost no launch of their
 own. Behind the thread blocks that store come some that count what is complete.
 Of all layers but the last the keys are in their pages; of the last one the new
-keys may be not yet, and are taken from where they come from.
+ones may be not yet, and are stored by who summarises them as well.
 """
 
-from max.gpu import barrier, block_idx, grid_dim
+from max.gpu import WARP_SIZE, barrier, block_idx, grid_dim, thread_idx
 from max.gpu.host import DeviceAttribute, DeviceContext
 from std.memory import AddressSpace, stack_allocation
 
@@ -16,11 +16,11 @@ from .block_rows import BlockRows, most_blocks
 from .block_tables import BlockTables
 from .completed_blocks import CompletedBlocks
 from .gpu_summarisers import BlockSummariser
-from .held_summaries import summarise_held
 from .overlap import await_kernels_before, overlapping_launch
 from .row_share import ROW_THREADS
 from .shared_memory import Shared
 from .summary_tiles import kept_by_tiles, summarise_tiles
+from .team import Team
 
 comptime BLOCKS_PER_PROCESSOR = 4
 """The thread blocks that make summaries, for each multiprocessor."""
@@ -52,23 +52,20 @@ def store_last_kernel[
         num_row_blocks: The thread blocks that store.
         total_tokens: The rows of all sequences.
     """
-    comptime held_teams = ROW_THREADS // Flow.Held.held_lanes
     await_kernels_before()
     var block = Int(block_idx.x)
     if block < Int(num_row_blocks):
-        mover.move_rows[keys=True, values=True, is_decode=True](
+        mover.move_rows[ROW_THREADS, keys=True, values=True, is_decode=True](
             block, batch=tables.batch, total_tokens=Int(total_tokens)
         )
         return
     var completed = CompletedBlocks()
+    # Nothing is held; that is what could be.
     var held = stack_allocation[
-        block_size * Mover.head_dim,
-        Scalar[Mover.row_dtype],
-        address_space=AddressSpace.SHARED,
-        alignment=16,
+        1, Scalar[Mover.row_dtype], address_space=AddressSpace.SHARED
     ]()
     var kept = stack_allocation[
-        max(kept_by_tiles[Flow](), held_teams * Flow.Held.kept),
+        kept_by_tiles[Flow](),
         Float32,
         address_space=AddressSpace.SHARED,
         alignment=16,
@@ -106,10 +103,14 @@ def store_last_kernel[
 
 @always_inline
 def _summarise_last[
-    Mover: BlockMover, page_size: Int, block_size: Int, //
+    Mover: BlockMover,
+    Flow: BlockSummariser,
+    page_size: Int,
+    block_size: Int,
+    //,
 ](
     mover: Mover,
-    flow: Some[BlockSummariser],
+    flow: Flow,
     tables: BlockTables[page_size, block_size],
     completed: CompletedBlocks,
     held: Shared[Scalar[Mover.row_dtype]],
@@ -123,20 +124,21 @@ def _summarise_last[
     var rank, head = divmod(UInt32(tile), UInt32(Mover.num_heads))
     var seq, blocks_on = completed.sequence_and_rest(Int(rank))
     var rows = BlockRows(tables, first_seq + seq, blocks_on=blocks_on)
-    mover.hold_cached[1, block_size](rows, Int(head), held)
-    mover.move_block[1, block_size, kv=0, stores=False, holds=True](
-        rows, Int(head), held
-    )
+    comptime for kv in range(1 + Int(Flow.reads_values)):
+        mover.move_block[
+            1, block_size, ROW_THREADS, kv=kv, stores=True, holds=False
+        ](rows, Int(head), held)
     barrier()
-    summarise_held[Mover.row_dtype, 1, block_size, Mover.head_dim](
-        flow,
-        held,
-        kept,
-        completed.place(
-            tables, first_seq, Int(rank), layer=layer, head=Int(head)
-        ),
-    )
-    barrier()
+    var team = Int(thread_idx.x) // Flow.wide_lanes
+    if Int(thread_idx.x) // WARP_SIZE * WARP_SIZE < Flow.wide_lanes:
+        flow.summarise_wide(
+            Team[Flow.wide_lanes](),
+            completed.place(
+                tables, first_seq, Int(rank), layer=layer, head=Int(head)
+            ),
+            team == 0,
+            kept.unsafe_offset(team * Flow.kept),
+        )
 
 
 def store_last_gpu[
@@ -158,7 +160,7 @@ def store_last_gpu[
 
     Args:
         mover: Stores the rows of the last layer.
-        flow: What to do with a block and head; `can_hold` says whether it may.
+        flow: What to do with a block and head.
         tables: The step.
         total_tokens: The rows of all sequences, no more than those are.
         num_layers: The layers in the pools.
@@ -174,7 +176,9 @@ def store_last_gpu[
     if total_tokens == 0 or tables.batch.batch_size == 0:
         return
     var batch_size = Int(tables.batch.batch_size)
-    var num_row_blocks = Mover.num_blocks[keys=True, values=True](total_tokens)
+    var num_row_blocks = Mover.num_blocks[ROW_THREADS, keys=True, values=True](
+        total_tokens
+    )
     var most_tiles = most_blocks[block_size](total_tokens, batch_size)
     most_tiles *= num_layers * Mover.num_heads
     var processors = Int(

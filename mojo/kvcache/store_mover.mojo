@@ -11,7 +11,7 @@ from .cache import PagedKVCache
 from .held_keys import held_place, hold_cached, vector_place
 from .overlap import load_after_wait
 from .ragged import RaggedBatch
-from .row_share import ROW_THREADS, RowShare, half_of_even
+from .row_share import RowShare, half_of_even
 from .shared_memory import Shared
 from .sequence_rows import RowGuess
 from .vectors import gpu_width
@@ -63,13 +63,15 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
     comptime vectors = Self.stride // Self.width
     """The vectors of a row."""
 
-    comptime Share[keys: Bool] = RowShare[
-        Self.vectors if keys else half_of_even(Self.vectors)
+    comptime Share[keys: Bool, threads: Int] = RowShare[
+        Self.vectors if keys else half_of_even(Self.vectors),
+        threads,
     ]
     """A vector of keys and one of values for each lane, or two of values.
 
     Parameters:
         keys: Whether keys are among what is moved.
+        threads: The threads of a block.
     """
 
     var keys: Pointer[Scalar[Self.dtype], ImmUntrackedOrigin]
@@ -120,30 +122,40 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
 
     @always_inline
     def hold_cached[
-        heads: Int, block_size: Int
+        heads: Int, block_size: Int, threads: Int
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Reads keys of the block that were stored before.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
+            threads: The threads of the block.
 
         Args:
             rows: The rows that follow them.
             head: The first head.
             held: Receives the keys, `[heads, block_size, head_dim]`.
         """
-        hold_cached[heads, block_size](self.key_cache, rows, head, held)
+        hold_cached[heads, block_size, threads](
+            self.key_cache, rows, head, held
+        )
 
     @always_inline
     def move_block[
-        heads: Int, block_size: Int, *, kv: Int, stores: Bool, holds: Bool
+        heads: Int,
+        block_size: Int,
+        threads: Int,
+        *,
+        kv: Int,
+        stores: Bool,
+        holds: Bool,
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Copies keys, or values.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
+            threads: The threads of the block.
             kv: 0 for keys, 1 for values.
             stores: Whether the pages receive them.
             holds: Whether shared memory does.
@@ -165,17 +177,17 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         var past = rows.num_past[block_size]()
         var num_items = rows.num_rows * vectors
         for first in range(
-            Int(thread_idx.x), num_items, ROW_THREADS * VECTORS_AHEAD
+            Int(thread_idx.x), num_items, threads * VECTORS_AHEAD
         ):
             var some = Array[Self.Vector, VECTORS_AHEAD](fill=0)
             comptime for i in range(VECTORS_AHEAD):
-                var item = first + i * ROW_THREADS
+                var item = first + i * threads
                 if item < num_items:
                     some[i] = load_after_wait[Self.width](
                         source.unsafe_offset(place(item))
                     )
             comptime for i in range(VECTORS_AHEAD):
-                var item = first + i * ROW_THREADS
+                var item = first + i * threads
                 if item < num_items:
                     comptime if stores:
                         target.unsafe_store[alignment=Self.align](
@@ -192,10 +204,13 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
 
     @staticmethod
     @always_inline
-    def num_blocks[*, keys: Bool, values: Bool](total_tokens: Int) -> Int:
+    def num_blocks[
+        threads: Int, *, keys: Bool, values: Bool
+    ](total_tokens: Int) -> Int:
         """Returns how many thread blocks `move_rows` is to have.
 
         Parameters:
+            threads: The threads of a block.
             keys: Whether keys are among what is moved.
             values: Whether values are.
 
@@ -207,15 +222,16 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         """
         comptime if not values:
             return 0
-        return Self.Share[keys].num_blocks(total_tokens)
+        return Self.Share[keys, threads].num_blocks(total_tokens)
 
     @always_inline
     def move_rows[
-        *, keys: Bool, values: Bool, is_decode: Bool
+        threads: Int, *, keys: Bool, values: Bool, is_decode: Bool
     ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
         """Copies values, and keys if wanted: two vectors a lane.
 
         Parameters:
+            threads: The threads of a block.
             keys: Whether keys are among what is moved; then values are, too.
             values: Whether values are.
             is_decode: Whether there are no more rows than sequences.
@@ -225,7 +241,7 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
             batch: The rows of each sequence.
             total_tokens: The rows of all sequences.
         """
-        comptime Share = Self.Share[keys]
+        comptime Share = Self.Share[keys, threads]
         comptime together = 1 if keys else Self.vectors // Share.num_items
         comptime Guess = RowGuess[
             Self.dtype,

@@ -35,7 +35,6 @@ from kvcache.gpu_summarisers import (
     HeldSummariser,
     WideSummariser,
 )
-from kvcache.held_summaries import can_hold
 from kvcache.op_tensors import (
     cache_collection,
     ragged_batch,

@@ -67,17 +67,15 @@ BLOCKS = """\
             layer=Int(layer),
             ctx=ctx,
         )
-    comptime if can_hold[type_of(mover), type_of(flow)]({block_size}):
-        if Int(layer) == num_layers - 1:
-            return store_last_gpu(
-                mover,
-                flow,
-                tables,
-                total_tokens=total_tokens,
-                num_layers=num_layers,
-                ctx=ctx,
-            )
-        return {name}_gpu({of_all}, total_tokens, ctx)
+    if Int(layer) == num_layers - 1:
+        return store_last_gpu(
+            mover,
+            flow,
+            tables,
+            total_tokens=total_tokens,
+            num_layers=num_layers,
+            ctx=ctx,
+        )
 """
 """On a GPU: a step with prompts, then one of single tokens."""
 
@@ -188,7 +186,6 @@ def _store(
         text += BLOCKS.format(
             mover=mover,
             flow=flow,
-            block_size=summaries.program.block_size,
             name=name,
             of_all=of_all,
         )
