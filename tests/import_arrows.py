@@ -63,7 +63,6 @@ MOJO_LAYERS = (
         "gather_latents_gpu",
         "gather_quantized_cpu",
         "gather_quantized_gpu",
-        "head_chunk",
         "held_keys",
         "held_summaries",
         "over_blocks_cpu",
@@ -92,6 +91,7 @@ MOJO_LAYERS = (
     {
         "attention_parts",
         "block_mover",
+        "head_chunk",
         "run_copy",
         "segments",
         "summarise_cpu",
