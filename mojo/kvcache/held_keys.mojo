@@ -9,7 +9,7 @@ from .overlap import load_after_wait
 from .shared_memory import Shared
 from .vectors import gpu_width
 
-comptime HELD_AHEAD = 8
+comptime HELD_AHEAD = 4
 """The vectors that a thread asks for before it holds any."""
 
 

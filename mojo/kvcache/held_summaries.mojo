@@ -68,7 +68,7 @@ def summarise_held[
         heads: How many heads.
         block_size: The tokens per block.
         head_dim: The elements per head.
-        threads: The threads of the block.
+        threads: The first threads of the block, which call it.
 
     Args:
         flow: What to do with a block and head.

@@ -16,7 +16,7 @@ from .rope_store import RopeStore
 from .shared_memory import Shared
 from .vectors import GPU_VECTOR_BYTES, widest_divisor
 
-comptime CHUNKS_AHEAD = 2
+comptime CHUNKS_AHEAD = 1
 """The chunks of keys, or values, that a thread loads before it stores any."""
 
 

@@ -6,7 +6,7 @@ over the keys would cost a quarter of what storing costs.
 """
 
 from max.gpu import WARP_SIZE, barrier, block_idx, thread_idx
-from max.gpu.host import DeviceContext
+from max.gpu.host import DeviceAttribute, DeviceContext
 from std.memory import AddressSpace, stack_allocation
 
 from .block_mover import BlockMover
@@ -17,12 +17,27 @@ from .held_summaries import can_hold, heads_together, summarise_held
 from .overlap import await_kernels_before, overlapping_launch
 from .team import Team
 
-comptime THREADS = 256
-"""The threads of a block: a block of keys is one load of each."""
+comptime FEW_THREADS = 128
+"""The threads of a block where many follow one another."""
+
+comptime MANY_THREADS = 512
+"""The threads of a block where keys are stored by one round of blocks: each
+thread loads once, and the summaries follow at once."""
+
+comptime SUMMARISING = 256
+"""The most threads of a block that make summaries: each team of them keeps
+numbers in shared memory."""
+
+comptime BLOCKS_AT_ONCE = 4
+"""The blocks of `MANY_THREADS` that a multiprocessor has at once."""
 
 
 def store_blocks_kernel[
-    Mover: BlockMover, Flow: BlockSummariser, page_size: Int, block_size: Int
+    Mover: BlockMover,
+    Flow: BlockSummariser,
+    page_size: Int,
+    block_size: Int,
+    threads: Int,
 ](
     mover: Mover,
     flow: Flow,
@@ -38,6 +53,7 @@ def store_blocks_kernel[
         Flow: The compiled flow.
         page_size: The tokens per page.
         block_size: The tokens per block.
+        threads: The threads of a thread block.
 
     Args:
         mover: Stores the rows.
@@ -51,8 +67,9 @@ def store_blocks_kernel[
     comptime heads = heads_together[Mover](block_size)
     comptime length = block_size * Mover.head_dim
     comptime holds = can_hold[Mover, Flow](block_size)
-    comptime teams = THREADS // Flow.lanes
-    comptime wide_teams = THREADS // Flow.Held.held_lanes
+    comptime most = min(threads, SUMMARISING)
+    comptime teams = most // Flow.lanes
+    comptime wide_teams = most // Flow.Held.held_lanes
     await_kernels_before()
     var held = stack_allocation[
         heads * length if holds else 1,
@@ -68,7 +85,7 @@ def store_blocks_kernel[
     ]()
     var block = Int(block_idx.x)
     if block >= Int(num_key_blocks):
-        mover.move_rows[THREADS, keys=False, values=holds, is_decode=False](
+        mover.move_rows[threads, keys=False, values=holds, is_decode=False](
             block - Int(num_key_blocks),
             batch=tables.batch,
             total_tokens=Int(total_tokens),
@@ -81,27 +98,29 @@ def store_blocks_kernel[
     var head = Int(group) * heads
     var completes = rows.completes[block_size]()
     if holds and completes:
-        mover.hold_cached[heads, block_size, THREADS](rows, head, held)
+        mover.hold_cached[heads, block_size, threads](rows, head, held)
         mover.move_block[
-            heads, block_size, THREADS, kv=0, stores=True, holds=True
+            heads, block_size, threads, kv=0, stores=True, holds=True
         ](rows, head, held)
     else:
         mover.move_block[
-            heads, block_size, THREADS, kv=0, stores=True, holds=False
+            heads, block_size, threads, kv=0, stores=True, holds=False
         ](rows, head, held)
     comptime if not holds:
         mover.move_block[
-            heads, block_size, THREADS, kv=1, stores=True, holds=False
+            heads, block_size, threads, kv=1, stores=True, holds=False
         ](rows, head, held)
     if not completes:
         return
     var place = tables.place(rows.seq, rows.index, layer=Int(layer), head=head)
     barrier()
     var thread = Int(thread_idx.x)
+    if thread >= most:
+        return
     var warp_begin = thread // WARP_SIZE * WARP_SIZE
     comptime if holds:
         summarise_held[
-            Mover.row_dtype, heads, block_size, Mover.head_dim, THREADS
+            Mover.row_dtype, heads, block_size, Mover.head_dim, most
         ](flow, held, kept, place)
     else:
         var team = thread // Flow.lanes
@@ -144,25 +163,37 @@ def store_blocks_gpu[
         If the launch fails.
     """
     comptime Mover = type_of(mover)
-    comptime heads = heads_together[Mover](block_size)
-    comptime kernel = store_blocks_kernel[
-        Mover, type_of(flow), page_size, block_size
-    ]
-    comptime holds = can_hold[Mover, type_of(flow)](block_size)
+    comptime Flow = type_of(flow)
+    comptime groups = Mover.num_heads // heads_together[Mover](block_size)
     var batch_size = Int(tables.batch.batch_size)
     if total_tokens == 0 or batch_size == 0:
         return
     var num_key_blocks = most_blocks[block_size](total_tokens, batch_size)
-    num_key_blocks *= Mover.num_heads // heads
-    ctx.enqueue_function[kernel](
-        mover,
-        flow,
-        tables,
-        Int32(layer),
-        Int32(num_key_blocks),
-        Int32(total_tokens),
-        grid_dim=num_key_blocks
-        + Mover.num_blocks[THREADS, keys=False, values=holds](total_tokens),
-        block_dim=THREADS,
-        attributes=overlapping_launch(),
-    )
+    num_key_blocks *= groups
+
+    def launch[threads: Int]() raises {imm}:
+        comptime kernel = store_blocks_kernel[
+            Mover, Flow, page_size, block_size, threads
+        ]
+        comptime holds = can_hold[Mover, Flow](block_size)
+        var num_blocks = num_key_blocks
+        num_blocks += Mover.num_blocks[threads, keys=False, values=holds](
+            total_tokens
+        )
+        ctx.enqueue_function[kernel](
+            mover,
+            flow,
+            tables,
+            Int32(layer),
+            Int32(num_key_blocks),
+            Int32(total_tokens),
+            grid_dim=num_blocks,
+            block_dim=threads,
+            attributes=overlapping_launch(),
+        )
+
+    var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
+    if num_key_blocks <= Int(processors) * BLOCKS_AT_ONCE:
+        launch[MANY_THREADS]()
+    else:
+        launch[FEW_THREADS]()

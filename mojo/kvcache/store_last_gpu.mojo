@@ -5,6 +5,9 @@ launch, and where the last layer's rows are stored, they cost no launch of their
 own. Behind the thread blocks that store come some that count what is complete.
 Of all layers but the last the keys are in their pages; of the last one the new
 ones may be not yet, and are stored by who summarises them as well.
+
+What wrote the tables was done before the store of the first layer let a kernel
+start. So they are read while the kernel before this one runs.
 """
 
 from max.gpu import WARP_SIZE, barrier, block_idx, grid_dim, thread_idx
@@ -52,8 +55,9 @@ def store_last_kernel[
         num_row_blocks: The thread blocks that store.
         total_tokens: The rows of all sequences.
     """
-    await_kernels_before()
     var block = Int(block_idx.x)
+    if block < Int(num_row_blocks) or num_layers == 1:
+        await_kernels_before()
     if block < Int(num_row_blocks):
         mover.move_rows[ROW_THREADS, keys=True, values=True, is_decode=True](
             block, batch=tables.batch, total_tokens=Int(total_tokens)
@@ -72,8 +76,13 @@ def store_last_kernel[
     ]()
     block -= Int(num_row_blocks)
     var grid = Int(grid_dim.x) - Int(num_row_blocks)
-    for first_seq in range(0, Int(tables.batch.batch_size), ROW_THREADS):
+    var batch_size = Int(tables.batch.batch_size)
+    for first_seq in range(0, batch_size, ROW_THREADS):
         var num_blocks = completed.count(tables, first_seq)
+        if num_blocks == 0 and batch_size <= ROW_THREADS:
+            return
+        if first_seq == 0 and num_layers > 1:
+            await_kernels_before()
         summarise_tiles[Mover.num_heads](
             flow,
             tables,

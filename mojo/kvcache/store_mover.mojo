@@ -16,7 +16,7 @@ from .shared_memory import Shared
 from .sequence_rows import RowGuess
 from .vectors import gpu_width
 
-comptime VECTORS_AHEAD = 4
+comptime VECTORS_AHEAD = 2
 """The vectors that a thread asks for before it writes any."""
 
 
