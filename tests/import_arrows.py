@@ -92,6 +92,7 @@ MOJO_LAYERS = (
         "attention_parts",
         "block_mover",
         "head_chunk",
+        "near_keys",
         "run_copy",
         "segments",
         "summarise_cpu",

@@ -5,6 +5,7 @@ from std.builtin.device_passable import DevicePassable
 from .block_rows import BlockRows
 from .ragged import RaggedBatch
 from .shared_memory import Shared
+from .tile_place import BlockPlace
 
 
 trait BlockMover(DevicePassable, TrivialRegisterPassable):
@@ -38,6 +39,21 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
             rows: The rows that follow them.
             head: The first head.
             held: Receives the keys, `[heads, block_size, head_dim]`.
+        """
+        ...
+
+    def bring_near[
+        block_size: Int, threads: Int
+    ](self, place: BlockPlace, *, layers_before: Int):
+        """Asks for the keys of a block and head, and waits for none.
+
+        Parameters:
+            block_size: The tokens per block.
+            threads: The threads of the block, which all call it.
+
+        Args:
+            place: The block, in any layer.
+            layers_before: How many layers it lies before the mover's.
         """
         ...
 

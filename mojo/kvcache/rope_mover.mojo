@@ -9,11 +9,13 @@ from .block_mover import BlockMover
 from .block_rows import BlockRows
 from .head_chunk import Angles, HeadChunk
 from .held_keys import hold_cached
+from .near_keys import bring_near
 from .ragged import RaggedBatch
 from .rope import Rope
 from .rope_rows import RopeRows
 from .rope_store import RopeStore
 from .shared_memory import Shared
+from .tile_place import BlockPlace
 from .vectors import GPU_VECTOR_BYTES, widest_divisor
 
 comptime CHUNKS_AHEAD = 1
@@ -149,6 +151,28 @@ struct RopeMover[
         """
         hold_cached[heads, block_size, threads](
             self.work.keys, rows, head, held
+        )
+
+    @always_inline
+    def bring_near[
+        block_size: Int, threads: Int
+    ](self, place: BlockPlace, *, layers_before: Int):
+        """Asks for the keys of a block and head, and waits for none.
+
+        Parameters:
+            block_size: The tokens per block.
+            threads: The threads of the block, which all call it.
+
+        Args:
+            place: The block, in any layer.
+            layers_before: How many layers it lies before the mover's.
+        """
+        bring_near[block_size, threads](
+            self.work.keys,
+            page=place.page,
+            block=place.block,
+            layers_before=layers_before,
+            head=place.head,
         )
 
     @always_inline

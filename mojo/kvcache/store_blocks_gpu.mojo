@@ -1,8 +1,9 @@
 """Stores rows block by block, and makes each block's summaries, on a GPU.
 
-A thread block has the new rows of one block and of a few heads. Keys of a whole
+A thread block has the new keys of one block and of a few heads. Those of a whole
 block are held in shared memory, and summarised from there: a pass of its own
-over the keys would cost a quarter of what storing costs.
+over the keys would cost a quarter of what storing costs. Behind these come thread
+blocks that move what else is in the rows, while others summarise.
 """
 
 from max.gpu import WARP_SIZE, barrier, block_idx, thread_idx

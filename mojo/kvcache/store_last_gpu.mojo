@@ -82,6 +82,9 @@ def store_last_kernel[
         if num_blocks == 0 and batch_size <= ROW_THREADS:
             return
         if first_seq == 0 and num_layers > 1:
+            var num_tiles = num_blocks * Int(num_layers) * Mover.num_heads
+            if num_tiles <= grid and block < num_tiles:
+                _bring_near(mover, tables, completed, Int(num_layers), block)
             await_kernels_before()
         summarise_tiles[Mover.num_heads](
             flow,
@@ -108,6 +111,25 @@ def store_last_kernel[
                 tile=tile,
             )
         barrier()
+
+
+@always_inline
+def _bring_near[
+    page_size: Int, block_size: Int, //
+](
+    mover: Some[BlockMover],
+    tables: BlockTables[page_size, block_size],
+    completed: CompletedBlocks,
+    num_layers: Int,
+    tile: Int,
+):
+    """Asks for the keys of one tile of the first round, of any layer."""
+    var plane, head = divmod(UInt32(tile), UInt32(type_of(mover).num_heads))
+    var rank, layer = divmod(plane, UInt32(num_layers))
+    mover.bring_near[block_size, ROW_THREADS](
+        completed.place(tables, 0, Int(rank), layer=Int(layer), head=Int(head)),
+        layers_before=num_layers - 1 - Int(layer),
+    )
 
 
 @always_inline

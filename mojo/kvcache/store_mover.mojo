@@ -9,10 +9,12 @@ from .block_mover import BlockMover
 from .block_rows import BlockRows
 from .cache import PagedKVCache
 from .held_keys import held_place, hold_cached, vector_place
+from .near_keys import bring_near
 from .overlap import load_after_wait
 from .ragged import RaggedBatch
 from .row_share import RowShare, half_of_even
 from .shared_memory import Shared
+from .tile_place import BlockPlace
 from .sequence_rows import RowGuess
 from .vectors import gpu_width
 
@@ -138,6 +140,28 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         """
         hold_cached[heads, block_size, threads](
             self.key_cache, rows, head, held
+        )
+
+    @always_inline
+    def bring_near[
+        block_size: Int, threads: Int
+    ](self, place: BlockPlace, *, layers_before: Int):
+        """Asks for the keys of a block and head, and waits for none.
+
+        Parameters:
+            block_size: The tokens per block.
+            threads: The threads of the block, which all call it.
+
+        Args:
+            place: The block, in any layer.
+            layers_before: How many layers it lies before the mover's.
+        """
+        bring_near[block_size, threads](
+            self.key_cache,
+            page=place.page,
+            block=place.block,
+            layers_before=layers_before,
+            head=place.head,
         )
 
     @always_inline

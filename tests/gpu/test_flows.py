@@ -48,6 +48,13 @@ def test_more_sequences_than_threads_keep_summaries(
     )
 
 
+def test_many_short_prompts_keep_summaries(flow_kernels: FlowKernels) -> None:
+    # More blocks of keys than a GPU holds at once: they are stored otherwise.
+    page = flow_kernels.configuration.sizes.page_size
+    lengths = [(cached % page, 2) for cached in range(300)]
+    check_stores(flow_kernels, Batch(lengths=lengths, page_size=page))
+
+
 @given(st.data())
 @settings(max_examples=40)
 def test_summaries_equal_numpy(

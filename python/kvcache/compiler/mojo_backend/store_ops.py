@@ -12,7 +12,7 @@ from kvcache.compiler.mojo_backend.scoring import ScorePlan
 from kvcache.compiler.mojo_backend.summarising import SummaryPlan
 
 MOST_KEPT = 1024
-"""The numbers that a team keeps at most where eight warps store a block, with
+"""The numbers that a team keeps at most where eight warps summarise a block, with
 its keys in 16 of their 48 KiB of shared memory."""
 
 PAGES = """\
@@ -89,10 +89,10 @@ def store_op(
 ) -> str:
     """Writes one operation.
 
-    On a GPU a step with prompts makes each layer's summaries with its store,
-    unless they want more shared memory than there is. Elsewhere all layers' are
-    made at once, behind the last layer's store: where
-    each sequence has one token, few blocks get complete.
+    On a GPU a step with prompts makes each layer's summaries with its store, and
+    one of single tokens those of all layers with the last one's, since few blocks
+    get complete. Elsewhere, and where they want more shared memory than there is,
+    a launch of their own behind the last layer's store makes them.
 
     Args:
         plan: How blocks are scored.
