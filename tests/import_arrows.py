@@ -45,7 +45,6 @@ MOJO_LAYERS = (
         "rope_mover",
         "sparse_gpu",
         "store_blocks_gpu",
-        "store_last_gpu",
         "store_mover",
     },
     {
@@ -92,7 +91,6 @@ MOJO_LAYERS = (
         "attention_parts",
         "block_mover",
         "head_chunk",
-        "near_keys",
         "run_copy",
         "segments",
         "summarise_cpu",

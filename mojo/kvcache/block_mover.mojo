@@ -5,7 +5,6 @@ from std.builtin.device_passable import DevicePassable
 from .block_rows import BlockRows
 from .ragged import RaggedBatch
 from .shared_memory import Shared
-from .tile_place import BlockPlace
 
 
 trait BlockMover(DevicePassable, TrivialRegisterPassable):
@@ -42,29 +41,8 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
         """
         ...
 
-    def bring_near[
-        block_size: Int, threads: Int
-    ](self, place: BlockPlace, *, layers_before: Int):
-        """Asks for the keys of a block and head, and waits for none.
-
-        Parameters:
-            block_size: The tokens per block.
-            threads: The threads of the block, which all call it.
-
-        Args:
-            place: The block, in any layer.
-            layers_before: How many layers it lies before the mover's.
-        """
-        ...
-
     def move_block[
-        heads: Int,
-        block_size: Int,
-        threads: Int,
-        *,
-        kv: Int,
-        stores: Bool,
-        holds: Bool,
+        heads: Int, block_size: Int, threads: Int, *, kv: Int, holds: Bool
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Moves new keys, or values; every thread of the block calls it.
 
@@ -73,8 +51,7 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
             block_size: The tokens per block.
             threads: The threads of the block.
             kv: 0 for keys, 1 for values.
-            stores: Whether the pages receive them.
-            holds: Whether shared memory does.
+            holds: Whether shared memory receives them, too.
 
         Args:
             rows: The rows, at least one; all in one page.
@@ -84,15 +61,12 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
         ...
 
     @staticmethod
-    def num_blocks[
-        threads: Int, *, keys: Bool, values: Bool
-    ](total_tokens: Int) -> Int:
+    def num_blocks[threads: Int, *, values: Bool](total_tokens: Int) -> Int:
         """Returns how many thread blocks `move_rows` is to have.
 
         Parameters:
             threads: The threads of a block.
-            keys: Whether keys are among what is moved.
-            values: Whether values are.
+            values: Whether values are among what is moved.
 
         Args:
             total_tokens: The rows of all sequences.
@@ -103,15 +77,13 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
         ...
 
     def move_rows[
-        threads: Int, *, keys: Bool, values: Bool, is_decode: Bool
+        threads: Int, *, values: Bool
     ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
         """Moves a thread block's share of what rows have.
 
         Parameters:
             threads: The threads of a block.
-            keys: Whether keys are among what is moved; then values are, too.
-            values: Whether values are.
-            is_decode: Whether there are no more rows than sequences.
+            values: Whether values are among what is moved.
 
         Args:
             block: The thread block, below `num_blocks`.

@@ -64,34 +64,11 @@ struct BlockRows(TrivialRegisterPassable):
         """
         comptime assert WARP_SIZE == 32, "blocks are searched by 32 lanes"
         var seq = search_with_warp[block_size, SPARE](tables.batch, number)
-        var begin = tables.batch.start(seq) // block_size + SPARE * seq
-        self = Self(tables, seq, blocks_on=number - begin)
-
-    @always_inline
-    def __init__[
-        page_size: Int, block_size: Int, //
-    ](
-        out self,
-        tables: BlockTables[page_size, block_size],
-        seq: Int,
-        *,
-        blocks_on: Int,
-    ):
-        """Finds the rows of a sequence's block.
-
-        Parameters:
-            page_size: The tokens per page.
-            block_size: The tokens per block.
-
-        Args:
-            tables: The step.
-            seq: The sequence.
-            blocks_on: The block, counted from the one of its first new row.
-        """
         var start = tables.batch.start(seq)
         var end = tables.batch.start(seq + 1)
         var cached = Int(tables.cache_lengths.unsafe_load[invariant=False](seq))
-        var index = cached // block_size + blocks_on
+        var skipped = number - (start // block_size + SPARE * seq)
+        var index = cached // block_size + skipped
         var begin = max(index * block_size, cached)
         var behind = min((index + 1) * block_size, cached + end - start)
         self.seq = seq

@@ -9,13 +9,11 @@ from .block_mover import BlockMover
 from .block_rows import BlockRows
 from .head_chunk import Angles, HeadChunk
 from .held_keys import hold_cached
-from .near_keys import bring_near
 from .ragged import RaggedBatch
 from .rope import Rope
 from .rope_rows import RopeRows
 from .rope_store import RopeStore
 from .shared_memory import Shared
-from .tile_place import BlockPlace
 from .vectors import GPU_VECTOR_BYTES, widest_divisor
 
 comptime CHUNKS_AHEAD = 1
@@ -88,7 +86,7 @@ struct RopeMover[
     comptime stride = Self.Work.CacheType.page_layout.token_stride
     """The elements of a token in a page."""
 
-    comptime Rows[threads: Int, keys: Bool, values: Bool] = RopeRows[
+    comptime Rows[threads: Int, values: Bool] = RopeRows[
         Self.dtype,
         Self.kv_params,
         Self.page_size,
@@ -97,15 +95,13 @@ struct RopeMover[
         Self.interleaved,
         Self.width,
         threads=threads,
-        keys=keys,
         values=values,
     ]
     """What moves rows.
 
     Parameters:
         threads: The threads of a block.
-        keys: Whether keys are among what is moved.
-        values: Whether values are.
+        values: Whether values are among what is moved.
     """
 
     var work: Self.Work
@@ -154,36 +150,8 @@ struct RopeMover[
         )
 
     @always_inline
-    def bring_near[
-        block_size: Int, threads: Int
-    ](self, place: BlockPlace, *, layers_before: Int):
-        """Asks for the keys of a block and head, and waits for none.
-
-        Parameters:
-            block_size: The tokens per block.
-            threads: The threads of the block, which all call it.
-
-        Args:
-            place: The block, in any layer.
-            layers_before: How many layers it lies before the mover's.
-        """
-        bring_near[block_size, threads](
-            self.work.keys,
-            page=place.page,
-            block=place.block,
-            layers_before=layers_before,
-            head=place.head,
-        )
-
-    @always_inline
     def move_block[
-        heads: Int,
-        block_size: Int,
-        threads: Int,
-        *,
-        kv: Int,
-        stores: Bool,
-        holds: Bool,
+        heads: Int, block_size: Int, threads: Int, *, kv: Int, holds: Bool
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Rotates keys, or copies values.
 
@@ -192,8 +160,7 @@ struct RopeMover[
             block_size: The tokens per block.
             threads: The threads of the block.
             kv: 0 for keys, 1 for values.
-            stores: Whether the pages receive them.
-            holds: Whether shared memory does.
+            holds: Whether shared memory receives them, too.
 
         Args:
             rows: The rows, at least one; all in one page.
@@ -230,13 +197,12 @@ struct RopeMover[
                     var row, own, chunk = _split[heads, chunks](item)
                     comptime if kv == 0:
                         some[i].turn(angles[i], chunk)
-                    comptime if stores:
-                        var target = self.work.target(
-                            rows.first + row,
-                            offset + row * Self.stride,
-                            first_head + own,
-                        )
-                        some[i].store(target, chunk)
+                    var target = self.work.target(
+                        rows.first + row,
+                        offset + row * Self.stride,
+                        first_head + own,
+                    )
+                    some[i].store(target, chunk)
                     comptime if holds:
                         var place = own * block_size + past + row
                         some[i].store(
@@ -245,15 +211,12 @@ struct RopeMover[
 
     @staticmethod
     @always_inline
-    def num_blocks[
-        threads: Int, *, keys: Bool, values: Bool
-    ](total_tokens: Int) -> Int:
+    def num_blocks[threads: Int, *, values: Bool](total_tokens: Int) -> Int:
         """Returns how many thread blocks `move_rows` is to have.
 
         Parameters:
             threads: The threads of a block.
-            keys: Whether keys are among what is moved.
-            values: Whether values are.
+            values: Whether values are among what is moved.
 
         Args:
             total_tokens: The rows of all sequences.
@@ -261,28 +224,24 @@ struct RopeMover[
         Returns:
             The blocks; none where nothing is left to move.
         """
-        return Self.Rows[threads, keys, values].num_blocks(total_tokens)
+        return Self.Rows[threads, values].num_blocks(total_tokens)
 
     @always_inline
     def move_rows[
-        threads: Int, *, keys: Bool, values: Bool, is_decode: Bool
+        threads: Int, *, values: Bool
     ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
-        """Rotates queries, and moves values and keys if wanted.
+        """Rotates queries, and copies values if wanted.
 
         Parameters:
             threads: The threads of a block.
-            keys: Whether keys are among what is moved; then values are, too.
-            values: Whether values are.
-            is_decode: Whether there are no more rows than sequences.
+            values: Whether values are among what is moved.
 
         Args:
             block: The thread block, below `num_blocks`.
             batch: The rows of each sequence.
             total_tokens: The rows of all sequences.
         """
-        Self.Rows[threads, keys, values].move[is_decode](
-            self.work, block, total_tokens
-        )
+        Self.Rows[threads, values].move(self.work, block, total_tokens)
 
 
 @always_inline

@@ -18,7 +18,6 @@ struct RopeRows[
     width: Int,
     *,
     threads: Int,
-    keys: Bool,
     values: Bool,
 ]:
     """A share of the rows for each thread block.
@@ -34,8 +33,7 @@ struct RopeRows[
         interleaved: Whether rotated pairs are neighbours.
         width: The pairs of a chunk.
         threads: The threads of a block.
-        keys: Whether keys are among what is moved; then values are, too.
-        values: Whether values are.
+        values: Whether values are among what is moved.
     """
 
     comptime Work = RopeStore[
@@ -57,8 +55,8 @@ struct RopeRows[
     ]
     """What a lane moves at once."""
 
-    comptime moved_heads = Self.num_q_heads + Self.kv_params.num_heads * (
-        Int(Self.keys) + Int(Self.values)
+    comptime moved_heads = Self.num_q_heads + Self.kv_params.num_heads * Int(
+        Self.values
     )
     """The heads of a row that are moved."""
 
@@ -83,11 +81,8 @@ struct RopeRows[
 
     @staticmethod
     @always_inline
-    def move[is_decode: Bool](work: Self.Work, block: Int, total_tokens: Int):
+    def move(work: Self.Work, block: Int, total_tokens: Int):
         """Moves a thread block's share.
-
-        Parameters:
-            is_decode: Whether there are no more rows than sequences.
 
         Args:
             work: The tensors of one layer.
@@ -102,7 +97,7 @@ struct RopeRows[
             Self.page_size,
             after_cached=True,
             is_warp_wide=Self.Share.is_warp_wide,
-            is_decode=is_decode,
+            is_decode=False,
         ]
         var row, item = Self.Share.row_and_item(block)
         if row >= total_tokens or item >= Self.Share.num_items:
@@ -113,9 +108,8 @@ struct RopeRows[
         var heads = Array[Int, together](fill=own)
         comptime for i in range(together):
             heads[i] = own + i * (Self.Share.num_items // chunks)
-            comptime if not Self.keys:
-                if heads[i] >= Self.num_q_heads:
-                    heads[i] += Self.kv_params.num_heads
+            if heads[i] >= Self.num_q_heads:
+                heads[i] += Self.kv_params.num_heads
             some[i] = Self.Chunk(work.source(row, heads[i]), chunk)
         var rows = guess.sequence(work.keys, work.batch, row)
         if not rows.holds(row):

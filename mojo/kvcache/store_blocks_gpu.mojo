@@ -6,9 +6,16 @@ over the keys would cost a quarter of what storing costs. Behind these come thre
 blocks that move what else is in the rows, while others summarise.
 """
 
-from max.gpu import WARP_SIZE, barrier, block_idx, thread_idx
+from max.gpu import (
+    MAX_THREADS_PER_BLOCK_METADATA,
+    WARP_SIZE,
+    barrier,
+    block_idx,
+    thread_idx,
+)
 from max.gpu.host import DeviceAttribute, DeviceContext
 from std.memory import AddressSpace, stack_allocation
+from std.utils.static_tuple import StaticTuple
 
 from .block_mover import BlockMover
 from .block_rows import BlockRows, most_blocks
@@ -33,6 +40,9 @@ comptime BLOCKS_AT_ONCE = 4
 """The blocks of `MANY_THREADS` that a multiprocessor has at once."""
 
 
+@__llvm_metadata(
+    MAX_THREADS_PER_BLOCK_METADATA=StaticTuple[Int32, 1](Int32(threads))
+)
 def store_blocks_kernel[
     Mover: BlockMover,
     Flow: BlockSummariser,
@@ -86,7 +96,7 @@ def store_blocks_kernel[
     ]()
     var block = Int(block_idx.x)
     if block >= Int(num_key_blocks):
-        mover.move_rows[threads, keys=False, values=holds, is_decode=False](
+        mover.move_rows[threads, values=holds](
             block - Int(num_key_blocks),
             batch=tables.batch,
             total_tokens=Int(total_tokens),
@@ -100,17 +110,17 @@ def store_blocks_kernel[
     var completes = rows.completes[block_size]()
     if holds and completes:
         mover.hold_cached[heads, block_size, threads](rows, head, held)
-        mover.move_block[
-            heads, block_size, threads, kv=0, stores=True, holds=True
-        ](rows, head, held)
+        mover.move_block[heads, block_size, threads, kv=0, holds=True](
+            rows, head, held
+        )
     else:
-        mover.move_block[
-            heads, block_size, threads, kv=0, stores=True, holds=False
-        ](rows, head, held)
+        mover.move_block[heads, block_size, threads, kv=0, holds=False](
+            rows, head, held
+        )
     comptime if not holds:
-        mover.move_block[
-            heads, block_size, threads, kv=1, stores=True, holds=False
-        ](rows, head, held)
+        mover.move_block[heads, block_size, threads, kv=1, holds=False](
+            rows, head, held
+        )
     if not completes:
         return
     var place = tables.place(rows.seq, rows.index, layer=Int(layer), head=head)
@@ -178,9 +188,7 @@ def store_blocks_gpu[
         ]
         comptime holds = can_hold[Mover, Flow](block_size)
         var num_blocks = num_key_blocks
-        num_blocks += Mover.num_blocks[threads, keys=False, values=holds](
-            total_tokens
-        )
+        num_blocks += Mover.num_blocks[threads, values=holds](total_tokens)
         ctx.enqueue_function[kernel](
             mover,
             flow,

@@ -9,12 +9,10 @@ from .block_mover import BlockMover
 from .block_rows import BlockRows
 from .cache import PagedKVCache
 from .held_keys import held_place, hold_cached, vector_place
-from .near_keys import bring_near
 from .overlap import load_after_wait
 from .ragged import RaggedBatch
 from .row_share import RowShare, half_of_even
 from .shared_memory import Shared
-from .tile_place import BlockPlace
 from .sequence_rows import RowGuess
 from .vectors import gpu_width
 
@@ -65,14 +63,13 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
     comptime vectors = Self.stride // Self.width
     """The vectors of a row."""
 
-    comptime Share[keys: Bool, threads: Int] = RowShare[
-        Self.vectors if keys else half_of_even(Self.vectors),
+    comptime Share[threads: Int] = RowShare[
+        half_of_even(Self.vectors),
         threads,
     ]
-    """A vector of keys and one of values for each lane, or two of values.
+    """Two vectors of values for each lane.
 
     Parameters:
-        keys: Whether keys are among what is moved.
         threads: The threads of a block.
     """
 
@@ -143,36 +140,8 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         )
 
     @always_inline
-    def bring_near[
-        block_size: Int, threads: Int
-    ](self, place: BlockPlace, *, layers_before: Int):
-        """Asks for the keys of a block and head, and waits for none.
-
-        Parameters:
-            block_size: The tokens per block.
-            threads: The threads of the block, which all call it.
-
-        Args:
-            place: The block, in any layer.
-            layers_before: How many layers it lies before the mover's.
-        """
-        bring_near[block_size, threads](
-            self.key_cache,
-            page=place.page,
-            block=place.block,
-            layers_before=layers_before,
-            head=place.head,
-        )
-
-    @always_inline
     def move_block[
-        heads: Int,
-        block_size: Int,
-        threads: Int,
-        *,
-        kv: Int,
-        stores: Bool,
-        holds: Bool,
+        heads: Int, block_size: Int, threads: Int, *, kv: Int, holds: Bool
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Copies keys, or values.
 
@@ -181,8 +150,7 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
             block_size: The tokens per block.
             threads: The threads of the block.
             kv: 0 for keys, 1 for values.
-            stores: Whether the pages receive them.
-            holds: Whether shared memory does.
+            holds: Whether shared memory receives them, too.
 
         Args:
             rows: The rows, at least one; all in one page.
@@ -213,10 +181,9 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
             comptime for i in range(VECTORS_AHEAD):
                 var item = first + i * threads
                 if item < num_items:
-                    comptime if stores:
-                        target.unsafe_store[alignment=Self.align](
-                            place(item), some[i]
-                        )
+                    target.unsafe_store[alignment=Self.align](
+                        place(item), some[i]
+                    )
                     comptime if holds:
                         var row, vector = divmod(UInt32(item), UInt32(vectors))
                         held.unsafe_store[alignment=Self.align](
@@ -228,15 +195,12 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
 
     @staticmethod
     @always_inline
-    def num_blocks[
-        threads: Int, *, keys: Bool, values: Bool
-    ](total_tokens: Int) -> Int:
+    def num_blocks[threads: Int, *, values: Bool](total_tokens: Int) -> Int:
         """Returns how many thread blocks `move_rows` is to have.
 
         Parameters:
             threads: The threads of a block.
-            keys: Whether keys are among what is moved.
-            values: Whether values are.
+            values: Whether values are among what is moved.
 
         Args:
             total_tokens: The rows of all sequences.
@@ -246,34 +210,32 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         """
         comptime if not values:
             return 0
-        return Self.Share[keys, threads].num_blocks(total_tokens)
+        return Self.Share[threads].num_blocks(total_tokens)
 
     @always_inline
     def move_rows[
-        threads: Int, *, keys: Bool, values: Bool, is_decode: Bool
+        threads: Int, *, values: Bool
     ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
-        """Copies values, and keys if wanted: two vectors a lane.
+        """Copies values, if wanted: two vectors a lane.
 
         Parameters:
             threads: The threads of a block.
-            keys: Whether keys are among what is moved; then values are, too.
-            values: Whether values are.
-            is_decode: Whether there are no more rows than sequences.
+            values: Whether values are among what is moved.
 
         Args:
             block: The thread block, below `num_blocks`.
             batch: The rows of each sequence.
             total_tokens: The rows of all sequences.
         """
-        comptime Share = Self.Share[keys, threads]
-        comptime together = 1 if keys else Self.vectors // Share.num_items
+        comptime Share = Self.Share[threads]
+        comptime together = Self.vectors // Share.num_items
         comptime Guess = RowGuess[
             Self.dtype,
             Self.kv_params,
             Self.page_size,
             after_cached=True,
             is_warp_wide=Share.is_warp_wide,
-            is_decode=is_decode,
+            is_decode=False,
         ]
         var row, item = Share.row_and_item(block)
         if row >= total_tokens or item >= Share.num_items:
@@ -281,9 +243,6 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         var guess = Guess(self.key_cache, batch, row)
         var element = item * Self.width
         var source = row * Self.stride + element
-        var key = Self.Vector(0)
-        comptime if keys:
-            key = load_after_wait[Self.width](self.keys.unsafe_offset(source))
         var some = Array[Self.Vector, together](fill=0)
         comptime for i in range(together):
             some[i] = load_after_wait[Self.width](
@@ -295,10 +254,6 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         if not rows.holds(row):
             return
         var target = guess.token_offset(self.key_cache, rows, row) + element
-        comptime if keys:
-            self.key_cache.blocks.ptr.unsafe_store[alignment=Self.align](
-                target, key
-            )
         comptime for i in range(together):
             self.value_cache.blocks.ptr.unsafe_store[alignment=Self.align](
                 target + i * Share.num_items * Self.width, some[i]

@@ -70,7 +70,6 @@ from kvcache.shared_memory import Shared
 from kvcache.store_blocks_gpu import store_blocks_gpu
 from kvcache.store_cpu import store_cpu
 from kvcache.store_gpu import store_gpu
-from kvcache.store_last_gpu import store_last_gpu
 from kvcache.store_mover import StoreMover
 from kvcache.store_quantized_cpu import store_quantized_cpu
 from kvcache.store_quantized_gpu import store_quantized_gpu

@@ -67,17 +67,8 @@ BLOCKS = """\
             layer=Int(layer),
             ctx=ctx,
         )
-    if Int(layer) == num_layers - 1:
-        return store_last_gpu(
-            mover,
-            flow,
-            tables,
-            total_tokens=total_tokens,
-            num_layers=num_layers,
-            ctx=ctx,
-        )
 """
-"""On a GPU: a step with prompts, then one of single tokens."""
+"""A step with prompts, on a GPU: rows and summaries in one launch."""
 
 
 def store_op(
@@ -89,10 +80,10 @@ def store_op(
 ) -> str:
     """Writes one operation.
 
-    On a GPU a step with prompts makes each layer's summaries with its store, and
-    one of single tokens those of all layers with the last one's, since few blocks
-    get complete. Elsewhere, and where they want more shared memory than there is,
-    a launch of their own behind the last layer's store makes them.
+    On a GPU a step with prompts makes each layer's summaries with its store,
+    unless they want more shared memory than there is. Elsewhere all layers' are
+    made at once, behind the last layer's store: where
+    each sequence has one token, few blocks get complete.
 
     Args:
         plan: How blocks are scored.
