@@ -201,8 +201,8 @@ def store_blocks_gpu[
             attributes=overlapping_launch(),
         )
 
-    var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
-    if num_key_blocks <= Int(processors) * BLOCKS_AT_ONCE:
-        launch[MANY_THREADS]()
-    else:
-        launch[FEW_THREADS]()
+    comptime if can_hold[Mover, Flow](block_size):
+        var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
+        if num_key_blocks <= Int(processors) * BLOCKS_AT_ONCE:
+            return launch[MANY_THREADS]()
+    launch[FEW_THREADS]()

@@ -12,8 +12,8 @@ from kvcache.compiler.mojo_backend.scoring import ScorePlan
 from kvcache.compiler.mojo_backend.summarising import SummaryPlan
 
 MOST_KEPT = 1024
-"""The numbers that a team keeps at most where eight warps summarise a block, with
-its keys in 16 of their 48 KiB of shared memory."""
+"""The numbers that a team keeps at most where eight warps summarise a block,
+with its keys in 16 of their 48 KiB of shared memory."""
 
 PAGES = """\
 comptime params = KVCacheStaticParams(
