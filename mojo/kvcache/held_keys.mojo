@@ -7,7 +7,10 @@ from .block_rows import BlockRows
 from .cache import PagedKVCache
 from .overlap import load_after_wait
 from .shared_memory import Shared
-from .vectors import THREADS, gpu_width
+from .vectors import gpu_width
+
+comptime HELD_AHEAD = 4
+"""The vectors that a thread asks for before it holds any."""
 
 
 @always_inline
@@ -50,7 +53,7 @@ def held_place[block_size: Int, head_dim: Int](row: Int, element: Int) -> Int:
 
 @always_inline
 def hold_cached[
-    dtype: DType, //, heads: Int, block_size: Int
+    dtype: DType, //, heads: Int, block_size: Int, threads: Int
 ](
     cache: PagedKVCache[dtype, ...],
     rows: BlockRows,
@@ -63,6 +66,7 @@ def hold_cached[
         dtype: The element type.
         heads: How many heads.
         block_size: The tokens per block.
+        threads: The threads of the block.
 
     Args:
         cache: The layer's keys.
@@ -81,11 +85,24 @@ def hold_cached[
     var source = cache.blocks.ptr.unsafe_offset(
         cache.token_offset(rows.seq, rows.position - past) + head * head_dim
     )
-    for item in range(Int(thread_idx.x), past * vectors, THREADS):
-        var row, vector = divmod(UInt32(item), UInt32(vectors))
-        held.unsafe_store[alignment=align](
-            held_place[block_size, head_dim](Int(row), Int(vector) * width),
-            load_after_wait[width](
-                source.unsafe_offset(vector_place[vectors, stride, width](item))
-            ),
-        )
+    var num_items = past * vectors
+    for first in range(Int(thread_idx.x), num_items, threads * HELD_AHEAD):
+        var some = Array[SIMD[dtype, width], HELD_AHEAD](fill=0)
+        comptime for i in range(HELD_AHEAD):
+            var item = first + i * threads
+            if item < num_items:
+                some[i] = load_after_wait[width](
+                    source.unsafe_offset(
+                        vector_place[vectors, stride, width](item)
+                    )
+                )
+        comptime for i in range(HELD_AHEAD):
+            var item = first + i * threads
+            if item < num_items:
+                var row, vector = divmod(UInt32(item), UInt32(vectors))
+                held.unsafe_store[alignment=align](
+                    held_place[block_size, head_dim](
+                        Int(row), Int(vector) * width
+                    ),
+                    some[i],
+                )

@@ -3,16 +3,21 @@
 from kv_cache.types import KVCacheStaticParams
 from max.gpu import thread_idx
 from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
-from std.sys import align_of, size_of
+from std.sys import size_of
 
+from .block_mover import BlockMover
 from .block_rows import BlockRows
+from .head_chunk import Angles, HeadChunk
 from .held_keys import hold_cached
-from .overlap import load_after_wait
+from .ragged import RaggedBatch
 from .rope import Rope
+from .rope_rows import RopeRows
 from .rope_store import RopeStore
 from .shared_memory import Shared
-from .store_blocks_gpu import BlockMover
-from .vectors import GPU_VECTOR_BYTES, THREADS, widest_divisor
+from .vectors import GPU_VECTOR_BYTES, widest_divisor
+
+comptime CHUNKS_AHEAD = 1
+"""The chunks of keys, or values, that a thread loads before it stores any."""
 
 
 struct RopeMover[
@@ -66,6 +71,39 @@ struct RopeMover[
     ]
     """The rotation of a head."""
 
+    comptime Chunk = HeadChunk[
+        Self.dtype,
+        Self.kv_params.head_size,
+        Self.rope_dim,
+        Self.interleaved,
+        Self.width,
+    ]
+    """What a thread moves at once."""
+
+    comptime ChunkAngles = Angles[Self.rope_dim, Self.width]
+    """What turns it."""
+
+    comptime stride = Self.Work.CacheType.page_layout.token_stride
+    """The elements of a token in a page."""
+
+    comptime Rows[threads: Int, values: Bool] = RopeRows[
+        Self.dtype,
+        Self.kv_params,
+        Self.page_size,
+        Self.num_q_heads,
+        Self.rope_dim,
+        Self.interleaved,
+        Self.width,
+        threads=threads,
+        values=values,
+    ]
+    """What moves rows.
+
+    Parameters:
+        threads: The threads of a block.
+        values: Whether values are among what is moved.
+    """
+
     var work: Self.Work
     """The tensors of one layer."""
 
@@ -92,88 +130,123 @@ struct RopeMover[
         return "RopeMover"
 
     @always_inline
-    def hold[
-        heads: Int, block_size: Int
+    def hold_cached[
+        heads: Int, block_size: Int, threads: Int
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Reads keys of the block that were stored before.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
+            threads: The threads of the block.
 
         Args:
             rows: The rows that follow them.
             head: The first head.
             held: Receives the keys, `[heads, block_size, head_dim]`.
         """
-        hold_cached[heads, block_size](self.work.keys, rows, head, held)
+        hold_cached[heads, block_size, threads](
+            self.work.keys, rows, head, held
+        )
 
     @always_inline
-    def move[
-        heads: Int, block_size: Int, holds: Bool
+    def move_block[
+        heads: Int, block_size: Int, threads: Int, *, kv: Int, holds: Bool
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
-        """Rotates keys and the queries of their heads, and copies values.
+        """Rotates keys, or copies values.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
-            holds: Whether keys are held in shared memory as well.
+            threads: The threads of the block.
+            kv: 0 for keys, 1 for values.
+            holds: Whether shared memory receives them, too.
 
         Args:
             rows: The rows, at least one; all in one page.
             head: The first head.
             held: The keys, `[heads, block_size, head_dim]`.
         """
-        comptime group = Self.num_q_heads // Self.num_heads
-        self._move[heads, block_size, True, holds](
-            rows, Self.num_q_heads + head, held
-        )
-        self._move[heads, block_size, False, False](
-            rows, Self.Work.num_turning_heads + head, held
-        )
-        self._move[heads * group, block_size, True, False](
-            rows, head * group, held
-        )
-
-    @always_inline
-    def _move[
-        heads: Int, block_size: Int, turns: Bool, holds: Bool
-    ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
-        """Moves heads that lie side by side in the rows of `qkv`."""
-        comptime stride = Self.Work.CacheType.page_layout.token_stride
-        comptime chunks = heads * Self.Turn.num_chunks
-        comptime align = Self.width * align_of[Scalar[Self.dtype]]()
+        comptime chunks = Self.Turn.num_chunks
+        var first_head = head + Self.num_q_heads + kv * Self.num_heads
         var offset = self.work.keys.token_offset(rows.seq, rows.position)
         var past = rows.num_past[block_size]()
-        for item in range(Int(thread_idx.x), rows.num_rows * chunks, THREADS):
-            var row, place = divmod(UInt32(item), UInt32(chunks))
-            var own, chunk = divmod(place, UInt32(Self.Turn.num_chunks))
-            var first, second = Self.Turn.places(Int(chunk))
-            var index = rows.first + Int(row)
-            var source = self.work.qkv.unsafe_offset(
-                (index * self.work.num_heads + head + Int(own)) * Self.head_dim
+        var num_items = rows.num_rows * heads * chunks
+        for begin in range(
+            Int(thread_idx.x), num_items, threads * CHUNKS_AHEAD
+        ):
+            var some = Array[Self.Chunk, CHUNKS_AHEAD](fill=Self.Chunk())
+            var angles = Array[Self.ChunkAngles, CHUNKS_AHEAD](
+                fill=Self.ChunkAngles()
             )
-            var x = load_after_wait[Self.width](source.unsafe_offset(first))
-            var y = load_after_wait[Self.width](source.unsafe_offset(second))
-            if turns and Self.Turn.turns(Int(chunk)):
-                var angles = self.work.angles(
-                    rows.position + Int(row), Int(chunk) * Self.width
-                )
-                x, y = Self.Turn.turn(
-                    x,
-                    y,
-                    load_after_wait[Self.width](angles),
-                    load_after_wait[Self.width](
-                        angles.unsafe_offset(Self.rope_dim // 2)
-                    ),
-                )
-            var target = self.work.target(
-                index, offset + Int(row) * stride, head + Int(own)
-            )
-            target.unsafe_store[alignment=align](first, x)
-            target.unsafe_store[alignment=align](second, y)
-            comptime if holds:
-                var place = past + Int(row) + Int(own) * block_size
-                place *= Self.head_dim
-                held.unsafe_store[alignment=align](place + first, x)
-                held.unsafe_store[alignment=align](place + second, y)
+            comptime for i in range(CHUNKS_AHEAD):
+                var item = begin + i * threads
+                if item < num_items:
+                    var row, own, chunk = _split[heads, chunks](item)
+                    some[i] = Self.Chunk(
+                        self.work.source(rows.first + row, first_head + own),
+                        chunk,
+                    )
+                    comptime if kv == 0:
+                        angles[i] = Self.Chunk.angles(
+                            self.work.angles(rows.position + row, 0), chunk
+                        )
+            comptime for i in range(CHUNKS_AHEAD):
+                var item = begin + i * threads
+                if item < num_items:
+                    var row, own, chunk = _split[heads, chunks](item)
+                    comptime if kv == 0:
+                        some[i].turn(angles[i], chunk)
+                    var target = self.work.target(
+                        rows.first + row,
+                        offset + row * Self.stride,
+                        first_head + own,
+                    )
+                    some[i].store(target, chunk)
+                    comptime if holds:
+                        var place = own * block_size + past + row
+                        some[i].store(
+                            held.unsafe_offset(place * Self.head_dim), chunk
+                        )
+
+    @staticmethod
+    @always_inline
+    def num_blocks[threads: Int, *, values: Bool](total_tokens: Int) -> Int:
+        """Returns how many thread blocks `move_rows` is to have.
+
+        Parameters:
+            threads: The threads of a block.
+            values: Whether values are among what is moved.
+
+        Args:
+            total_tokens: The rows of all sequences.
+
+        Returns:
+            The blocks; none where nothing is left to move.
+        """
+        return Self.Rows[threads, values].num_blocks(total_tokens)
+
+    @always_inline
+    def move_rows[
+        threads: Int, *, values: Bool
+    ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
+        """Rotates queries, and copies values if wanted.
+
+        Parameters:
+            threads: The threads of a block.
+            values: Whether values are among what is moved.
+
+        Args:
+            block: The thread block, below `num_blocks`.
+            batch: The rows of each sequence.
+            total_tokens: The rows of all sequences.
+        """
+        Self.Rows[threads, values].move(self.work, block, total_tokens)
+
+
+@always_inline
+def _split[heads: Int, chunks: Int](item: Int) -> Tuple[Int, Int, Int]:
+    """Returns the row, the head and the chunk of an item."""
+    var row, place = divmod(UInt32(item), UInt32(heads * chunks))
+    var head, chunk = divmod(place, UInt32(chunks))
+    return Int(row), Int(head), Int(chunk)

@@ -129,6 +129,23 @@ struct RopeStore[
         return self.freqs.unsafe_offset(position * Self.rope_dim + pair)
 
     @always_inline
+    def source(
+        self, row: Int, head: Int
+    ) -> Pointer[Scalar[Self.dtype], ImmUntrackedOrigin]:
+        """Returns where a head of one row comes from.
+
+        Args:
+            row: The row of `qkv`.
+            head: The head in `[0, num_heads)`: queries, keys, then values.
+
+        Returns:
+            The head's first element.
+        """
+        return self.qkv.unsafe_offset(
+            (row * Self.num_heads + head) * Self.head_dim
+        )
+
+    @always_inline
     def target(
         self, row: Int, token_offset: Int, head: Int
     ) -> Pointer[Scalar[Self.dtype], MutUntrackedOrigin]:

@@ -25,13 +25,26 @@ def lanes_per_row(num_items: Int) -> Int:
     return lanes
 
 
-struct RowShare[num_items: Int]:
+def half_of_even(count: Int) -> Int:
+    """Returns what is left where a lane has two, if that divides them.
+
+    Args:
+        count: How many there are.
+
+    Returns:
+        Half of an even number, or all of an odd one.
+    """
+    return count // 2 if count % 2 == 0 else count
+
+
+struct RowShare[num_items: Int, threads: Int = ROW_THREADS]:
     """Which item of which row each lane of the grid has, such as a vector.
 
     Short rows share a warp; a long one has several.
 
     Parameters:
         num_items: The items of a row.
+        threads: The threads of a block.
     """
 
     comptime lanes = lanes_per_row(Self.num_items)
@@ -45,7 +58,7 @@ struct RowShare[num_items: Int]:
 
     @staticmethod
     def num_blocks(num_rows: Int) -> Int:
-        """Returns how many blocks of `ROW_THREADS` the rows need.
+        """Returns how many blocks the rows need.
 
         Args:
             num_rows: The rows.
@@ -55,18 +68,31 @@ struct RowShare[num_items: Int]:
         """
         comptime rows_per_warp = WARP_SIZE // Self.lanes
         var num_warps = ceildiv(num_rows, rows_per_warp) * Self.num_parts
-        return ceildiv(num_warps, ROW_THREADS // WARP_SIZE)
+        return ceildiv(num_warps, Self.threads // WARP_SIZE)
 
     @staticmethod
     @always_inline
     def row_and_item() -> Tuple[Int, Int]:
+        """Returns a thread's row and its item, where the grid has these alone.
+
+        Returns:
+            The row and the item, each of which may be beyond the last one.
+        """
+        return Self.row_and_item(Int(block_idx.x))
+
+    @staticmethod
+    @always_inline
+    def row_and_item(block: Int) -> Tuple[Int, Int]:
         """Returns a thread's row and its item.
+
+        Args:
+            block: The thread's block, below `num_blocks`.
 
         Returns:
             The row and the item, each of which may be beyond the last one.
         """
         comptime rows_per_warp = WARP_SIZE // Self.lanes
-        var warp = UInt32(block_idx.x) * UInt32(ROW_THREADS // WARP_SIZE)
+        var warp = UInt32(block) * UInt32(Self.threads // WARP_SIZE)
         warp += UInt32(thread_idx.x) // UInt32(WARP_SIZE)
         var group, part = divmod(warp, UInt32(Self.num_parts))
         var in_warp, lane = divmod(UInt32(lane_id()), UInt32(Self.lanes))

@@ -1,129 +1,89 @@
 """Stores rows block by block, and makes each block's summaries, on a GPU.
 
-A thread block has the new rows of one block and of a few heads. Keys of a whole
+A thread block has the new keys of one block and of a few heads. Those of a whole
 block are held in shared memory, and summarised from there: a pass of its own
-over the keys would cost a quarter of what storing costs.
+over the keys would cost a quarter of what storing costs. Behind these come thread
+blocks that move what else is in the rows, while others summarise.
 """
 
-from max.gpu import WARP_SIZE, barrier, block_idx, thread_idx
-from max.gpu.host import DeviceContext
-from std.builtin.device_passable import DevicePassable
-from std.math import ceildiv
+from max.gpu import (
+    MAX_THREADS_PER_BLOCK_METADATA,
+    WARP_SIZE,
+    barrier,
+    block_idx,
+    thread_idx,
+)
+from max.gpu.host import DeviceAttribute, DeviceContext
 from std.memory import AddressSpace, stack_allocation
-from std.sys import size_of
+from std.utils.static_tuple import StaticTuple
 
+from .block_mover import BlockMover
 from .block_rows import BlockRows, most_blocks
 from .block_tables import BlockTables
 from .gpu_summarisers import BlockSummariser
+from .held_summaries import can_hold, heads_together, summarise_held
 from .overlap import await_kernels_before, overlapping_launch
-from .shared_memory import Shared
 from .team import Team
-from .tile_place import BlockPlace
-from .vectors import THREADS
 
-comptime HELD_BYTES = 16 * 1024
-"""The most bytes of keys that a thread block holds in shared memory."""
+comptime FEW_THREADS = 128
+"""The threads of a block where many follow one another."""
 
+comptime MANY_THREADS = 512
+"""The threads of a block where keys are stored by one round of blocks: each
+thread loads once, and the summaries follow at once."""
 
-trait BlockMover(DevicePassable, TrivialRegisterPassable):
-    """Stores the rows of some heads, with all threads of a block."""
+comptime SUMMARISING = 256
+"""The most threads of a block that make summaries: each team of them keeps
+numbers in shared memory."""
 
-    comptime row_dtype: DType
-    """The element type of the pages."""
-
-    comptime num_heads: Int
-    """The key-value heads."""
-
-    comptime head_dim: Int
-    """The elements per head."""
-
-    def hold[
-        heads: Int, block_size: Int
-    ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
-        """Reads keys of the block that were stored before.
-
-        Parameters:
-            heads: How many heads.
-            block_size: The tokens per block.
-
-        Args:
-            rows: The rows that follow them.
-            head: The first head.
-            held: Receives the keys, `[heads, block_size, head_dim]`.
-        """
-        ...
-
-    def move[
-        heads: Int, block_size: Int, holds: Bool
-    ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
-        """Stores rows; every thread of the block calls it.
-
-        Parameters:
-            heads: How many heads.
-            block_size: The tokens per block.
-            holds: Whether keys are held in shared memory as well.
-
-        Args:
-            rows: The rows, at least one; all in one page.
-            head: The first head.
-            held: The keys, `[heads, block_size, head_dim]`.
-        """
-        ...
+comptime BLOCKS_AT_ONCE = 4
+"""The blocks of `MANY_THREADS` that a multiprocessor has at once."""
 
 
-def heads_together[Mover: BlockMover](block_size: Int) -> Int:
-    """Returns how many heads a thread block has.
-
-    Parameters:
-        Mover: What stores rows.
-
-    Args:
-        block_size: The tokens per block.
-
-    Returns:
-        A divisor of the heads.
-    """
-    var head_bytes = block_size * Mover.head_dim * size_of[Mover.row_dtype]()
-    var heads = 1
-    while Mover.num_heads % (2 * heads) == 0 and 2 * heads * head_bytes <= (
-        HELD_BYTES
-    ):
-        heads *= 2
-    return heads
-
-
+@__llvm_metadata(
+    MAX_THREADS_PER_BLOCK_METADATA=StaticTuple[Int32, 1](Int32(threads))
+)
 def store_blocks_kernel[
-    Mover: BlockMover, Flow: BlockSummariser, page_size: Int, block_size: Int
+    Mover: BlockMover,
+    Flow: BlockSummariser,
+    page_size: Int,
+    block_size: Int,
+    threads: Int,
 ](
     mover: Mover,
     flow: Flow,
     tables: BlockTables[page_size, block_size],
     layer: Int32,
+    num_key_blocks: Int32,
+    total_tokens: Int32,
 ):
-    """Stores a block's rows of some heads, and makes its summaries.
+    """Stores a block's keys of some heads and makes its summaries, or moves rows.
 
     Parameters:
         Mover: What stores rows.
         Flow: The compiled flow.
         page_size: The tokens per page.
         block_size: The tokens per block.
+        threads: The threads of a thread block.
 
     Args:
         mover: Stores the rows.
         flow: What to do with a block and head.
         tables: The step.
         layer: The layer.
+        num_key_blocks: The thread blocks that have keys; the others have what
+            else is in the rows.
+        total_tokens: The rows of all sequences.
     """
     comptime heads = heads_together[Mover](block_size)
     comptime length = block_size * Mover.head_dim
-    comptime can_hold = not Flow.reads_values and (
-        heads * length * size_of[Mover.row_dtype]() <= HELD_BYTES
-    )
-    comptime teams = THREADS // Flow.lanes
-    comptime wide_teams = THREADS // Flow.Held.held_lanes
+    comptime holds = can_hold[Mover, Flow](block_size)
+    comptime most = min(threads, SUMMARISING)
+    comptime teams = most // Flow.lanes
+    comptime wide_teams = most // Flow.Held.held_lanes
     await_kernels_before()
     var held = stack_allocation[
-        heads * length if can_hold else 1,
+        heads * length if holds else 1,
         Scalar[Mover.row_dtype],
         address_space=AddressSpace.SHARED,
         alignment=16,
@@ -134,42 +94,45 @@ def store_blocks_kernel[
         address_space=AddressSpace.SHARED,
         alignment=16,
     ]()
-    var number, group = divmod(
-        UInt32(block_idx.x), UInt32(Mover.num_heads // heads)
-    )
+    var block = Int(block_idx.x)
+    if block >= Int(num_key_blocks):
+        mover.move_rows[threads, values=holds](
+            block - Int(num_key_blocks),
+            batch=tables.batch,
+            total_tokens=Int(total_tokens),
+        )
+        return
+    var number, group = divmod(UInt32(block), UInt32(Mover.num_heads // heads))
     var rows = BlockRows(tables, Int(number))
     if rows.num_rows == 0:
         return
     var head = Int(group) * heads
     var completes = rows.completes[block_size]()
-    if can_hold and completes:
-        mover.hold[heads, block_size](rows, head, held)
-        mover.move[heads, block_size, True](rows, head, held)
+    if holds and completes:
+        mover.hold_cached[heads, block_size, threads](rows, head, held)
+        mover.move_block[heads, block_size, threads, kv=0, holds=True](
+            rows, head, held
+        )
     else:
-        mover.move[heads, block_size, False](rows, head, held)
+        mover.move_block[heads, block_size, threads, kv=0, holds=False](
+            rows, head, held
+        )
+    comptime if not holds:
+        mover.move_block[heads, block_size, threads, kv=1, holds=False](
+            rows, head, held
+        )
     if not completes:
         return
     var place = tables.place(rows.seq, rows.index, layer=Int(layer), head=head)
     barrier()
     var thread = Int(thread_idx.x)
+    if thread >= most:
+        return
     var warp_begin = thread // WARP_SIZE * WARP_SIZE
-    comptime if can_hold:
-        comptime Held = Flow.Held
-        var team = thread // Held.held_lanes
-        for first in range(warp_begin // Held.held_lanes, heads, wide_teams):
-            var own = first + team - warp_begin // Held.held_lanes
-            var kept_keys = held.unsafe_offset(min(own, heads - 1) * length)
-            flow.held(
-                place.of_head(head + min(own, heads - 1)),
-                kept_keys.unsafe_address_space_cast[
-                    AddressSpace.GENERIC
-                ]().unsafe_bitcast[Scalar[Flow.token_dtype]](),
-            ).summarise_held(
-                Team[Held.held_lanes](),
-                BlockPlace(page=0, block=0, layer=0, head=0),
-                own < heads,
-                kept.unsafe_offset(team * Held.kept),
-            )
+    comptime if holds:
+        summarise_held[
+            Mover.row_dtype, heads, block_size, Mover.head_dim, most
+        ](flow, held, kept, place)
     else:
         var team = thread // Flow.lanes
         for first in range(warp_begin // Flow.lanes, heads, teams):
@@ -211,20 +174,35 @@ def store_blocks_gpu[
         If the launch fails.
     """
     comptime Mover = type_of(mover)
-    comptime heads = heads_together[Mover](block_size)
-    comptime kernel = store_blocks_kernel[
-        Mover, type_of(flow), page_size, block_size
-    ]
+    comptime Flow = type_of(flow)
+    comptime groups = Mover.num_heads // heads_together[Mover](block_size)
     var batch_size = Int(tables.batch.batch_size)
     if total_tokens == 0 or batch_size == 0:
         return
-    ctx.enqueue_function[kernel](
-        mover,
-        flow,
-        tables,
-        Int32(layer),
-        grid_dim=most_blocks[block_size](total_tokens, batch_size)
-        * (Mover.num_heads // heads),
-        block_dim=THREADS,
-        attributes=overlapping_launch(),
-    )
+    var num_key_blocks = most_blocks[block_size](total_tokens, batch_size)
+    num_key_blocks *= groups
+
+    def launch[threads: Int]() raises {imm}:
+        comptime kernel = store_blocks_kernel[
+            Mover, Flow, page_size, block_size, threads
+        ]
+        comptime holds = can_hold[Mover, Flow](block_size)
+        var num_blocks = num_key_blocks
+        num_blocks += Mover.num_blocks[threads, values=holds](total_tokens)
+        ctx.enqueue_function[kernel](
+            mover,
+            flow,
+            tables,
+            Int32(layer),
+            Int32(num_key_blocks),
+            Int32(total_tokens),
+            grid_dim=num_blocks,
+            block_dim=threads,
+            attributes=overlapping_launch(),
+        )
+
+    comptime if can_hold[Mover, Flow](block_size):
+        var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
+        if num_key_blocks <= Int(processors) * BLOCKS_AT_ONCE:
+            return launch[MANY_THREADS]()
+    launch[FEW_THREADS]()

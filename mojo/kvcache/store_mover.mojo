@@ -5,16 +5,19 @@ from max.gpu import thread_idx
 from std.builtin.device_passable import DevicePassable, DeviceTypeEncoder
 from std.sys import align_of
 
+from .block_mover import BlockMover
 from .block_rows import BlockRows
 from .cache import PagedKVCache
 from .held_keys import held_place, hold_cached, vector_place
 from .overlap import load_after_wait
+from .ragged import RaggedBatch
+from .row_share import RowShare, half_of_even
 from .shared_memory import Shared
-from .store_blocks_gpu import BlockMover
-from .vectors import THREADS, gpu_width
+from .sequence_rows import RowGuess
+from .vectors import gpu_width
 
 comptime VECTORS_AHEAD = 2
-"""The keys, and the values, that a thread asks for before it writes any."""
+"""The vectors that a thread asks for before it writes any."""
 
 
 struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
@@ -44,6 +47,31 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
 
     comptime head_dim = Self.kv_params.head_size
     """The elements per head."""
+
+    comptime width = gpu_width[Self.dtype](Self.head_dim)
+    """The elements of a vector."""
+
+    comptime Vector = SIMD[Self.dtype, Self.width]
+    """What a thread moves at once."""
+
+    comptime align = Self.width * align_of[Scalar[Self.dtype]]()
+    """The alignment of a vector, in bytes."""
+
+    comptime stride = Self.CacheType.page_layout.token_stride
+    """The elements of a row."""
+
+    comptime vectors = Self.stride // Self.width
+    """The vectors of a row."""
+
+    comptime Share[threads: Int] = RowShare[
+        half_of_even(Self.vectors),
+        threads,
+    ]
+    """Two vectors of values for each lane.
+
+    Parameters:
+        threads: The threads of a block.
+    """
 
     var keys: Pointer[Scalar[Self.dtype], ImmUntrackedOrigin]
     """The new keys, `[total_tokens, num_kv_heads, head_dim]`."""
@@ -92,77 +120,141 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         return "StoreMover"
 
     @always_inline
-    def hold[
-        heads: Int, block_size: Int
+    def hold_cached[
+        heads: Int, block_size: Int, threads: Int
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
         """Reads keys of the block that were stored before.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
+            threads: The threads of the block.
 
         Args:
             rows: The rows that follow them.
             head: The first head.
             held: Receives the keys, `[heads, block_size, head_dim]`.
         """
-        hold_cached[heads, block_size](self.key_cache, rows, head, held)
+        hold_cached[heads, block_size, threads](
+            self.key_cache, rows, head, held
+        )
 
     @always_inline
-    def move[
-        heads: Int, block_size: Int, holds: Bool
+    def move_block[
+        heads: Int, block_size: Int, threads: Int, *, kv: Int, holds: Bool
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
-        """Copies keys and values.
+        """Copies keys, or values.
 
         Parameters:
             heads: How many heads.
             block_size: The tokens per block.
-            holds: Whether keys are held in shared memory as well.
+            threads: The threads of the block.
+            kv: 0 for keys, 1 for values.
+            holds: Whether shared memory receives them, too.
 
         Args:
             rows: The rows, at least one; all in one page.
             head: The first head.
             held: The keys, `[heads, block_size, head_dim]`.
         """
-        comptime stride = Self.CacheType.page_layout.token_stride
-        comptime width = gpu_width[Self.dtype](Self.head_dim)
-        comptime align = width * align_of[Scalar[Self.dtype]]()
-        comptime vectors = heads * Self.head_dim // width
-        var source = rows.first * stride + head * Self.head_dim
-        var keys = self.keys.unsafe_offset(source)
-        var values = self.values.unsafe_offset(source)
-        var target = self.key_cache.token_offset(rows.seq, rows.position)
-        target += head * Self.head_dim
+        comptime vectors = heads * Self.head_dim // Self.width
+        comptime place = vector_place[vectors, Self.stride, Self.width]
+        var source = self.keys if kv == 0 else self.values
+        var pages = self.key_cache if kv == 0 else self.value_cache
+        var first_head = head * Self.head_dim
+        source = source.unsafe_offset(rows.first * Self.stride + first_head)
+        var target = pages.blocks.ptr.unsafe_offset(
+            pages.token_offset(rows.seq, rows.position) + first_head
+        )
         var past = rows.num_past[block_size]()
         var num_items = rows.num_rows * vectors
-        var thread = Int(thread_idx.x)
-        for first in range(thread, num_items, THREADS * VECTORS_AHEAD):
-            var some = Array[SIMD[Self.dtype, width], 2 * VECTORS_AHEAD](fill=0)
+        for first in range(
+            Int(thread_idx.x), num_items, threads * VECTORS_AHEAD
+        ):
+            var some = Array[Self.Vector, VECTORS_AHEAD](fill=0)
             comptime for i in range(VECTORS_AHEAD):
-                var item = first + i * THREADS
+                var item = first + i * threads
                 if item < num_items:
-                    var element = vector_place[vectors, stride, width](item)
-                    some[2 * i] = load_after_wait[width](
-                        keys.unsafe_offset(element)
-                    )
-                    some[2 * i + 1] = load_after_wait[width](
-                        values.unsafe_offset(element)
+                    some[i] = load_after_wait[Self.width](
+                        source.unsafe_offset(place(item))
                     )
             comptime for i in range(VECTORS_AHEAD):
-                var item = first + i * THREADS
+                var item = first + i * threads
                 if item < num_items:
-                    var element = vector_place[vectors, stride, width](item)
-                    self.key_cache.blocks.ptr.unsafe_store[alignment=align](
-                        target + element, some[2 * i]
-                    )
-                    self.value_cache.blocks.ptr.unsafe_store[alignment=align](
-                        target + element, some[2 * i + 1]
+                    target.unsafe_store[alignment=Self.align](
+                        place(item), some[i]
                     )
                     comptime if holds:
                         var row, vector = divmod(UInt32(item), UInt32(vectors))
-                        held.unsafe_store[alignment=align](
+                        held.unsafe_store[alignment=Self.align](
                             held_place[block_size, Self.head_dim](
-                                past + Int(row), Int(vector) * width
+                                past + Int(row), Int(vector) * Self.width
                             ),
-                            some[2 * i],
+                            some[i],
                         )
+
+    @staticmethod
+    @always_inline
+    def num_blocks[threads: Int, *, values: Bool](total_tokens: Int) -> Int:
+        """Returns how many thread blocks `move_rows` is to have.
+
+        Parameters:
+            threads: The threads of a block.
+            values: Whether values are among what is moved.
+
+        Args:
+            total_tokens: The rows of all sequences.
+
+        Returns:
+            The blocks; none where nothing is left to move.
+        """
+        comptime if not values:
+            return 0
+        return Self.Share[threads].num_blocks(total_tokens)
+
+    @always_inline
+    def move_rows[
+        threads: Int, *, values: Bool
+    ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
+        """Copies values, if wanted: two vectors a lane.
+
+        Parameters:
+            threads: The threads of a block.
+            values: Whether values are among what is moved.
+
+        Args:
+            block: The thread block, below `num_blocks`.
+            batch: The rows of each sequence.
+            total_tokens: The rows of all sequences.
+        """
+        comptime Share = Self.Share[threads]
+        comptime together = Self.vectors // Share.num_items
+        comptime Guess = RowGuess[
+            Self.dtype,
+            Self.kv_params,
+            Self.page_size,
+            after_cached=True,
+            is_warp_wide=Share.is_warp_wide,
+            is_decode=False,
+        ]
+        var row, item = Share.row_and_item(block)
+        if row >= total_tokens or item >= Share.num_items:
+            return
+        var guess = Guess(self.key_cache, batch, row)
+        var element = item * Self.width
+        var source = row * Self.stride + element
+        var some = Array[Self.Vector, together](fill=0)
+        comptime for i in range(together):
+            some[i] = load_after_wait[Self.width](
+                self.values.unsafe_offset(
+                    source + i * Share.num_items * Self.width
+                )
+            )
+        var rows = guess.sequence(self.key_cache, batch, row)
+        if not rows.holds(row):
+            return
+        var target = guess.token_offset(self.key_cache, rows, row) + element
+        comptime for i in range(together):
+            self.value_cache.blocks.ptr.unsafe_store[alignment=Self.align](
+                target + i * Share.num_items * Self.width, some[i]
+            )

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from max.driver import Accelerator
 
-from kernels.batch import REGIMES, batches, regimes
+from kernels.batch import REGIMES, Batch, batches, regimes
 from kernels.flow_checks import check_scores, check_summaries
 from kernels.flow_configuration import ON_GPU
 from kernels.flow_store_checks import check_stores
@@ -33,6 +33,26 @@ def test_flows_equal_numpy_at_the_edges(
     check_summaries(flow_kernels, batch)
     check_scores(flow_kernels, batch)
     check_stores(flow_kernels, batch)
+
+
+def test_more_sequences_than_threads_keep_summaries(
+    flow_kernels: FlowKernels,
+) -> None:
+    configuration = flow_kernels.configuration
+    page, block = configuration.sizes.page_size, configuration.block_size
+    single = [(cached % page, 1) for cached in range(150)]
+    # No more rows than sequences, so that it counts as a decode step.
+    several = [(block - 1, 2 * block), *[(0, 0)] * (2 * block)]
+    check_stores(
+        flow_kernels, Batch(lengths=[*single, *several], page_size=page)
+    )
+
+
+def test_many_short_prompts_keep_summaries(flow_kernels: FlowKernels) -> None:
+    # More blocks of keys than a GPU holds at once: they are stored otherwise.
+    page = flow_kernels.configuration.sizes.page_size
+    lengths = [(cached % page, 2) for cached in range(300)]
+    check_stores(flow_kernels, Batch(lengths=lengths, page_size=page))
 
 
 @given(st.data())

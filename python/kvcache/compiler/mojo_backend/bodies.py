@@ -20,6 +20,8 @@ FEW_KEPT = 32
 MOST_KEPT = 11 * 1024 // 4
 """The float32 numbers that a team keeps in shared memory at most: a quarter of
 what tables leave of the 48 KiB that four warps have together."""
+MOST_LANES = 128
+"""The threads of a block that makes summaries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ def wide_body(
     """Returns the body for lanes of several warps, if they need not talk."""
     tiles = [pipeline.tensors[x].tile for x in pipeline.leaves]
     columns = max((tile[1] for tile in tiles), default=1)
-    lanes = columns // columns_each
+    lanes = min(columns // columns_each, MOST_LANES)
     if lanes <= WARP or lanes & (lanes - 1):
         return None
     body = _body(pipeline, lanes, bindings, None)

@@ -12,8 +12,8 @@ from kvcache.compiler.mojo_backend.scoring import ScorePlan
 from kvcache.compiler.mojo_backend.summarising import SummaryPlan
 
 MOST_KEPT = 1024
-"""The numbers that a team keeps at most where eight warps store a block, with
-its keys in 16 of their 48 KiB of shared memory."""
+"""The numbers that a team keeps at most where eight warps summarise a block,
+with its keys in 16 of their 48 KiB of shared memory."""
 
 PAGES = """\
 comptime params = KVCacheStaticParams(
@@ -56,10 +56,12 @@ var work = {type}[
 """The tensors of a rotation."""
 
 BLOCKS = """\
+    var mover = {mover}
+    var flow = {flow}
     if total_tokens > Int(batch.batch_size):
         return store_blocks_gpu(
-            {mover},
-            {flow},
+            mover,
+            flow,
             tables,
             total_tokens=total_tokens,
             layer=Int(layer),
@@ -172,7 +174,12 @@ def _store(
     if is_small and not is_quantized:
         mover = f"{'RopeMover' if rotates else 'StoreMover'}({rows})"
         flow = made(kernels[0], is_score=False)
-        text += BLOCKS.format(mover=mover, flow=flow)
+        text += BLOCKS.format(
+            mover=mover,
+            flow=flow,
+            name=name,
+            of_all=of_all,
+        )
     text += f"    {name}_gpu({of_all}, total_tokens, ctx)\n"
     return text.splitlines()
 
