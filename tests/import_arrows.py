@@ -142,6 +142,7 @@ MOJO_LAYERS = (
     {
         "attention_softmax",
         "decode_shape",
+        "decode_shares",
         "overlap",
         "prefill_shape",
         "quantized_pages",

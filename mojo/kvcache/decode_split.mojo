@@ -11,47 +11,14 @@ See:
 
 from max.gpu import lane_id
 from max.gpu.primitives import warp
+from std.bit import pop_count
 from std.math import ceildiv
 
 from .attention_rules import AttentionRules
 from .decode_shape import CHUNK, LANES, DecodeShape
+from .decode_shares import AT_ONCE, Split, sum_of_lanes
 from .overlap import load_after_wait
 from .ragged import RaggedBatch
-
-
-@fieldwise_init
-struct Split(TrivialRegisterPassable):
-    """How many chunks there are, and in how many shares."""
-
-    var total: Int
-    """The chunks of all sequences."""
-
-    var shares: Int
-    """The shares, each of at least one chunk."""
-
-    @always_inline
-    def begin(self, share: Int) -> Int:
-        """Returns a share's first chunk.
-
-        Args:
-            share: The share, or the number of shares.
-
-        Returns:
-            The chunk, counted over all sequences.
-        """
-        return self.total * share // self.shares
-
-    @always_inline
-    def share_of(self, chunk: Int) -> Int:
-        """Returns which share a chunk is in.
-
-        Args:
-            chunk: The chunk, counted over all sequences.
-
-        Returns:
-            The share.
-        """
-        return ((chunk + 1) * self.shares - 1) // self.total
 
 
 struct Run[shape: DecodeShape](TrivialRegisterPassable):
@@ -137,41 +104,58 @@ struct Run[shape: DecodeShape](TrivialRegisterPassable):
             How all chunks are split.
         """
         var batch_size = Int(self.batch.batch_size)
-        var per_lane = ceildiv(batch_size, LANES)
-        var first = Int(lane_id()) * per_lane
-        var count = 0
-        for seq in range(first, min(batch_size, first + per_lane)):
-            count += self._chunks_of(seq)
-        var before = warp.prefix_sum[exclusive=True](Int32(count))
-        var total = Int(
-            warp.shuffle_idx(before + Int32(count), UInt32(LANES - 1))
-        )
-        var shares = max(1, min(most_shares, total // per_share))
-        var split = Split(total=total, shares=shares)
-        if total > 0 and share < shares:
-            self._find(split, share, before, per_lane)
+        var count = Int32(0)
+        var counts = SIMD[DType.int32, AT_ONCE](0)
+        # The first ones last: there the search begins.
+        for turn in reversed(range(ceildiv(batch_size, AT_ONCE * LANES))):
+            counts = self._counts(turn * AT_ONCE * LANES)
+            count += counts.reduce_add()
+        var total = sum_of_lanes(count)
+        var shares = max(1, min(most_shares, Int(total) // per_share))
+        var split = Split(total=total, shares=Int32(shares))
+        if share < shares:
+            var start = split.begin(Int32(share))
+            self.left = Int(split.begin(Int32(share) + 1) - start)
+            if self.left > 0:
+                self._find(Int(start), counts)
         return split
 
     @always_inline
-    def _find(mut self, split: Split, share: Int, before: Int32, per_lane: Int):
-        """Finds the sequence in which a share begins."""
-        var start = split.begin(share)
-        # The last lane whose sequences begin at the start or before it.
-        var lane = 0
-        comptime for bit in range(5):
-            var further = lane + (LANES // 2 >> bit)
-            if Int(warp.shuffle_idx(before, UInt32(further))) <= start:
-                lane = further
-        self.before = Int(warp.shuffle_idx(before, UInt32(lane)))
-        self.seq = lane * per_lane
+    def _find(mut self, start: Int, first_counts: SIMD[DType.int32, AT_ONCE]):
+        """Goes to the run that begins with a chunk."""
+        var counts = first_counts
+        var behind = Int32(0)
+        var count = Int32(0)
+        var first = 0
+        while True:
+            comptime for row in range(AT_ONCE):
+                if Int(behind) <= start:
+                    self.before = Int(behind)
+                    self.seq = first + row * LANES
+                    count = counts[row]
+                behind += sum_of_lanes(counts[row])
+            if start < Int(behind):
+                break
+            first += AT_ONCE * LANES
+            counts = self._counts(first)
+        var before = Int32(self.before) + warp.prefix_sum[exclusive=True](count)
+        var lane = pop_count(warp.vote[DType.uint32](Int(before) <= start)) - 1
+        self.before = Int(warp.shuffle_idx(before, lane))
+        self.seq += Int(lane)
         self._measure()
-        while self.before + self.chunks <= start:
-            self.before += self.chunks
-            self.seq += 1
-            self._measure()
-        self.left = split.begin(share + 1) - start
         self.begin = start - self.before
         self.end = min(self.chunks, self.begin + self.left)
+
+    @always_inline
+    def _counts(self, first: Int) -> SIMD[DType.int32, AT_ONCE]:
+        """Returns the chunks of sequences; a lane has every thirty-second."""
+        var counts = SIMD[DType.int32, AT_ONCE](0)
+        comptime for row in range(AT_ONCE):
+            var seq = first + row * LANES + Int(lane_id())
+            var last = Int(self.batch.batch_size) - 1
+            var count = Int32(self._chunks_of(min(seq, last)))
+            counts[row] = count if seq <= last else 0
+        return counts
 
     @always_inline
     def is_open(self) -> Bool:
@@ -269,8 +253,10 @@ struct Run[shape: DecodeShape](TrivialRegisterPassable):
     def _chunks_of(self, seq: Int) -> Int:
         """Returns the chunks that a sequence's new token sees."""
         comptime if not Self.shape.block_size:
-            if self.batch.start(seq + 1) == self.batch.start(seq):
-                return 0
+            var context = self._context_of(seq)
+            var chunks = ceildiv(context, CHUNK) - self._gap(context)
+            var is_empty = self.batch.start(seq + 1) == self.batch.start(seq)
+            return 0 if is_empty else chunks
         var context = self._context_of(seq)
         return ceildiv(context, CHUNK) - self._gap(context)
 
