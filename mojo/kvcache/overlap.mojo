@@ -32,8 +32,8 @@ def overlapping_launch() -> List[LaunchAttribute]:
 def await_kernels_before():
     """Waits until all that was launched before is done, and what it wrote seen.
 
-    Every thread calls it first. The kernel after this one may start then; it
-    waits in its turn.
+    Every thread calls it before it touches the GPU's memory. The kernel after
+    this one may start then; it waits in its turn.
     """
     wait_on_dependent_grids()
     launch_dependent_grids()

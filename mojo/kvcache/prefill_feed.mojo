@@ -15,7 +15,7 @@ from .prefill_boxes import Boxes, QueryBoxes
 from .prefill_call import PrefillCall
 from .prefill_queries import load_queries
 from .prefill_ring import KEYS, QUERIES, VALUES, Ring, Turn
-from .prefill_shape import CHUNK, PrefillShape
+from .prefill_shape import CHUNK, LANES, PrefillShape
 from .prefill_tickets import Tickets
 from .prefill_tile import Tile
 
@@ -99,10 +99,13 @@ def feed_queries[
         var tile = ring.take(turn)
         if tile.is_empty():
             break
-        ring.await_free[QUERIES](turn)
         comptime if shape.has_query_boxes():
-            _copy_queries(boxes, ring, tile, turn)
+            # The other warp has nothing to copy, so it must not wait.
+            if Int(thread_idx.x) >= shape.threads() - LANES:
+                ring.await_free[QUERIES](turn)
+                _copy_queries(boxes, ring, tile, turn)
         else:
+            ring.await_free[QUERIES](turn)
             load_queries(call, tile, ring.place[QUERIES](turn))
             ring.fill_when_copied[QUERIES](turn)
         turn = turn.next()
@@ -134,7 +137,7 @@ def _feed[
 @always_inline
 def _copy_queries[
     shape: PrefillShape
-](boxes: QueryBoxes[shape], ring: Ring[shape], tile: Tile[shape], turn: Turn,):
+](boxes: QueryBoxes[shape], ring: Ring[shape], tile: Tile[shape], turn: Turn):
     """Has a tile's queries copied; rows beyond its last may be anything."""
     if Int(thread_idx.x) != shape.threads() - 1:
         return

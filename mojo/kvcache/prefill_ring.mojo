@@ -111,8 +111,8 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
         comptime has_boxes = Self.shape.has_query_boxes()
         comptime for kind in range(KINDS):
             # Who starts copies of tensor memory, or writes a tile, is one thread.
-            comptime is_loaded = kind == QUERIES and not has_boxes
-            comptime writers = Self.shape.query_loaders() if is_loaded else 1
+            comptime by_threads = kind == QUERIES and not has_boxes
+            comptime writers = Self.shape.query_loaders() if by_threads else 1
             comptime readers = others if kind == TILES else multipliers
             for place in range(PLACES):
                 self.full[kind](Turn(UInt32(place)))[].init(Int32(writers))
@@ -160,7 +160,9 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
 
     @always_inline
     def await_free[kind: Int](self, turn: Turn):
-        """Waits until a place may be filled.
+        """Waits until a place may be filled; a warp calls it.
+
+        Who waits must do so for every turn that it fills, and for no other.
 
         Parameters:
             kind: What it holds.
@@ -169,6 +171,7 @@ struct Ring[shape: PrefillShape](TrivialRegisterPassable):
             turn: The turn.
         """
         self._free[kind](turn)[].wait(turn.phase() ^ 1)
+        syncwarp()
 
     @always_inline
     def await_full[kind: Int](self, turn: Turn):

@@ -160,7 +160,7 @@ struct PrefillShape(TrivialRegisterPassable):
         """Returns the threads of a block that load queries; they come last.
 
         Returns:
-            All threads; with a warpgroup that feeds, its warps but one.
+            All threads; with a warpgroup that feeds, two of its warps.
         """
         return 2 * LANES if self.is_fed() else self.threads()
 

@@ -97,7 +97,9 @@ struct Tile[shape: PrefillShape](TrivialRegisterPassable):
         self.newest = Int32(cached + (end - 1) // group)
         self.window_start = Int32(rules.window_start(Int(self.oldest)))
         self.last_window_start = Int32(rules.window_start(Int(self.newest)))
-        self.sink_tokens = Int32(rules.num_sink_tokens())
+        self.sink_tokens = Int32(
+            min(rules.num_sink_tokens(), Int(self.newest) + 1)
+        )
         self.gap = max(
             Int32(0),
             self.window_start // keys - (self.sink_tokens + keys - 1) // keys,

@@ -18,8 +18,10 @@ def spanning(page_size: int, seed: int) -> Batch:
 
 
 def crowded(page_size: int, seed: int) -> Batch:
-    """Returns more tiles than a GPU has multiprocessors, some without rows."""
-    lengths = [(37 * i % 150, 61 * i % 19) for i in range(150)]
+    """Returns several tiles for each multiprocessor, some without rows."""
+    lengths = [
+        (600 if i % 40 == 0 else 37 * i % 150, 61 * i % 9) for i in range(400)
+    ]
     return Batch(lengths=lengths, page_size=page_size, seed=seed, spare_pages=1)
 
 
