@@ -1,9 +1,9 @@
 """The memory in which a GPU's attention keeps what blocks tell each other.
 
 Sequences that several blocks share are put together through it, and blocks that
-serve prompts draw what comes next from its first word. It is allocated when a graph
-is loaded, filled with zeros once, and left as the next call wants it: all attention
-of a graph can use the same one.
+serve prompts draw what comes next from its first word. It is allocated when a
+graph is loaded, filled with zeros once, and left as the next call wants it: all
+attention of a graph can use the same one.
 """
 
 from max.dtype import DType
