@@ -245,8 +245,8 @@ def _store_result[
 ](target: Pointer[Scalar[dtype], MutUntrackedOrigin], numbers: SIMD[dtype, 4]):
     """Stores elements of the result, to be kept in the second-level cache.
 
-    The next kernel reads them. Written back while keys and values stream
-    through the cache, they take ten times their share of the memory's time.
+    The next kernel reads them. Written while keys and values stream through the
+    cache, they take ten times their share of the memory's time.
     """
     var words = bitcast[DType.uint32, 2](numbers)
     var policy = inlined_assembly[
