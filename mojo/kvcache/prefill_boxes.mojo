@@ -32,16 +32,18 @@ Parameters:
 """
 
 
-def key_boxes[
+def page_boxes[
     shape: PrefillShape
-](call: PrefillCall[shape], ctx: DeviceContext) raises -> Boxes[shape]:
-    """Describes the pool's keys.
+](cache: PrefillCall[shape].CacheType, ctx: DeviceContext) raises -> Boxes[
+    shape
+]:
+    """Describes a layer's keys, or its values.
 
     Parameters:
         shape: What the kernel is compiled for.
 
     Args:
-        call: The tensors.
+        cache: The view of them.
         ctx: The GPU.
 
     Returns:
@@ -50,30 +52,7 @@ def key_boxes[
     Raises:
         If the pool does not allow one.
     """
-    return call.keys.create_tma_tile[
-        shape.box_rows(), shape.panel(), shape.swizzle(), is_k_major=True
-    ](ctx)
-
-
-def value_boxes[
-    shape: PrefillShape
-](call: PrefillCall[shape], ctx: DeviceContext) raises -> Boxes[shape]:
-    """Describes the pool's values, which are laid out as keys are.
-
-    Parameters:
-        shape: What the kernel is compiled for.
-
-    Args:
-        call: The tensors.
-        ctx: The GPU.
-
-    Returns:
-        The descriptor.
-
-    Raises:
-        If the pool does not allow one.
-    """
-    return call.values.create_tma_tile[
+    return cache.create_tma_tile[
         shape.box_rows(), shape.panel(), shape.swizzle(), is_k_major=True
     ](ctx)
 

@@ -18,13 +18,7 @@ from std.utils.static_tuple import StaticTuple
 
 from .overlap import await_kernels_before, overlapping_launch
 from .prefill_attend import attend_to_tiles
-from .prefill_boxes import (
-    Boxes,
-    QueryBoxes,
-    key_boxes,
-    query_boxes,
-    value_boxes,
-)
+from .prefill_boxes import Boxes, QueryBoxes, page_boxes, query_boxes
 from .prefill_call import PrefillCall
 from .prefill_feed import feed_keys, feed_queries, feed_values
 from .prefill_ring import PLACES, Ring
@@ -131,8 +125,8 @@ def fed_prefill_gpu[
     ctx.enqueue_function[kernel](
         call,
         query_boxes(call, total_tokens=total_tokens, ctx=ctx),
-        key_boxes(call, ctx),
-        value_boxes(call, ctx),
+        page_boxes[shape](call.keys, ctx),
+        page_boxes[shape](call.values, ctx),
         tickets,
         grid_dim=min(tickets.total(), Int(processors)),
         block_dim=shape.threads(),

@@ -35,8 +35,8 @@ def module_file(folder: str | Path, text: str, suffix: str) -> Path:
     Raises:
         OSError: If the file can be neither read nor written.
     """
-    # `resolve` would follow links.
-    place = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100
+    given = Path(folder).expanduser()
+    place = Path(os.path.abspath(given))  # noqa: PTH100  (resolve follows links)
     place.mkdir(parents=True, exist_ok=True)
     path = place / f"kvcache_{digest(text)}{suffix}"
     content = text.encode()
