@@ -149,7 +149,10 @@ def measure_stores(
         f"prompts {few // 4}x{longest} behind 300": [
             [(300, longest)] * (few // 4)
         ],
-        f"prompts 1x{longest // 8}": [[(0, longest // 8)]],
+        **{
+            f"prompts 1x{length}": [[(0, length)]]
+            for length in (longest // 8, longest // 2, longest)
+        },
     }
     for case, lengths_of_steps in steps_of.items():
         for name, summaries in flows.items():

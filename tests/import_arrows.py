@@ -36,7 +36,7 @@ MOJO_LAYERS = (
         "quantized_ops",
         "sparse_ops",
     },
-    {"sparse_attend"},
+    {"sparse_attend", "store_summarised_gpu"},
     {"op_tensors"},
     {
         "attend_gpu",
@@ -44,6 +44,7 @@ MOJO_LAYERS = (
         "choose_segments_gpu",
         "rope_mover",
         "sparse_gpu",
+        "store_beside_gpu",
         "store_blocks_gpu",
         "store_mover",
     },
@@ -97,7 +98,7 @@ MOJO_LAYERS = (
         "summarise_cpu",
         "summary_tiles",
     },
-    {"block_rows", "completed_blocks"},
+    {"block_rows", "completed_blocks", "few_completed"},
     # What kernels are made of.
     {
         "attention_block",

@@ -111,8 +111,9 @@ def attend_gpu[
         DeviceContext.default_device_info.compute == H100.compute
     )
     comptime if is_hopper and prompt_shape.is_supported():
+        var is_within_reach = prompt_shape.reaches(inputs.keys.num_rows())
         # Scores are compared before they are scaled.
-        if inputs.rules.scale > 0:
+        if inputs.rules.scale > 0 and is_within_reach:
             var call = PrefillCall[prompt_shape](inputs)
             prefill_gpu(
                 call, total_tokens=total_tokens, workspace=workspace, ctx=ctx

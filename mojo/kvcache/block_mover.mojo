@@ -91,3 +91,25 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
             total_tokens: The rows of all sequences.
         """
         ...
+
+    @staticmethod
+    def num_row_blocks(total_tokens: Int) -> Int:
+        """Returns how many thread blocks `store_rows` is to have.
+
+        Args:
+            total_tokens: The rows of all sequences.
+
+        Returns:
+            The blocks, of `ROW_THREADS` threads.
+        """
+        ...
+
+    def store_rows(self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
+        """Moves all that a thread block's share of a decode step has.
+
+        Args:
+            block: The thread block, below `num_row_blocks`.
+            batch: The rows of each sequence.
+            total_tokens: The rows of all sequences.
+        """
+        ...

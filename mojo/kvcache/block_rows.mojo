@@ -65,10 +65,33 @@ struct BlockRows(TrivialRegisterPassable):
         comptime assert WARP_SIZE == 32, "blocks are searched by 32 lanes"
         var seq = search_with_warp[block_size, SPARE](tables.batch, number)
         var start = tables.batch.start(seq)
+        var skipped = number - (start // block_size + SPARE * seq)
+        self = Self(tables, seq=seq, index=tables.num_before(seq) + skipped)
+
+    @always_inline
+    def __init__[
+        page_size: Int, block_size: Int, //
+    ](
+        out self,
+        tables: BlockTables[page_size, block_size],
+        *,
+        seq: Int,
+        index: Int,
+    ):
+        """Reads the rows of a block.
+
+        Parameters:
+            page_size: The tokens per page.
+            block_size: The tokens per block.
+
+        Args:
+            tables: The step.
+            seq: The sequence.
+            index: The block's place in the sequence.
+        """
+        var start = tables.batch.start(seq)
         var end = tables.batch.start(seq + 1)
         var cached = Int(tables.cache_lengths.unsafe_load[invariant=False](seq))
-        var skipped = number - (start // block_size + SPARE * seq)
-        var index = cached // block_size + skipped
         var begin = max(index * block_size, cached)
         var behind = min((index + 1) * block_size, cached + end - start)
         self.seq = seq

@@ -100,6 +100,20 @@ struct CompletedBlocks(TrivialRegisterPassable):
         return seq, rank - start
 
     @always_inline
+    def sequence_and_index(self, rank: Int) -> Tuple[Int, Int]:
+        """Finds one of the round's blocks.
+
+        Args:
+            rank: The block, below what `count` returned.
+
+        Returns:
+            The sequence, counted from the round's first, and the block's place
+            in it.
+        """
+        var seq, rest = self.sequence_and_rest(rank)
+        return seq, Int(self.firsts[unsafe_offset=2 * seq]) + rest
+
+    @always_inline
     def place(
         self,
         tables: BlockTables[...],

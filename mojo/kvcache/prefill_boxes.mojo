@@ -21,8 +21,8 @@ Parameters:
 
 comptime QueryBoxes[shape: PrefillShape] = TMATensorTile[
     shape.dtype,
-    coord[shape.box_tokens(), shape.group(), shape.panel()],
-    coord[shape.box_tokens(), shape.group(), shape.panel()],
+    coord[shape.box_tokens(), shape.box_heads(), shape.panel()],
+    coord[shape.box_tokens(), shape.box_heads(), shape.panel()],
     True,
 ]
 """Describes copies of a panel of a tile's queries.
@@ -86,6 +86,6 @@ def query_boxes[
             ),
             IndexList[3](total_tokens, shape.num_q_heads, head_dim),
             IndexList[3](shape.num_q_heads * head_dim, head_dim, 1),
-            IndexList[3](shape.box_tokens(), shape.group(), shape.panel()),
+            IndexList[3](shape.box_tokens(), shape.box_heads(), shape.panel()),
         )
     }

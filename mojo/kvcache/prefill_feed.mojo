@@ -151,7 +151,7 @@ def _copy_queries[
                 .unsafe_offset(panel * shape.rows() * 2 * shape.panel())
                 .unsafe_bitcast[Scalar[shape.dtype]](),
                 layout=row_major[
-                    shape.box_tokens(), shape.group(), shape.panel()
+                    shape.box_tokens(), shape.box_heads(), shape.panel()
                 ](),
             ),
             full[],

@@ -8,6 +8,7 @@ from std.math import gcd
 from .attention_rules import RulesInUse
 from .scales import Quantization
 from .shared_memory import PIECE_BYTES
+from .tma import MAX_ROWS
 
 comptime CHUNK = 16
 """The keys that lie in one page for sure: page sizes are multiples of it."""
@@ -235,6 +236,25 @@ struct PrefillShape(TrivialRegisterPassable):
             The tokens of a tile.
         """
         return max(1, self.rows() // self.group())
+
+    def box_heads(self) -> Int:
+        """Returns the query heads of a token that it copies at once.
+
+        Returns:
+            The heads that share a key-value head; one where it copies none.
+        """
+        return self.group() if self.has_query_boxes() else 1
+
+    def reaches(self, num_rows: Int) -> Bool:
+        """Returns whether the kernel can read all of a pool.
+
+        Args:
+            num_rows: The rows of the pool, to the end of the last page.
+
+        Returns:
+            Whether it can.
+        """
+        return not self.is_fed() or num_rows <= MAX_ROWS
 
     def columns(self) -> Int:
         """Returns the elements of a value that one product gives.

@@ -13,6 +13,7 @@ from .ragged import RaggedBatch
 from .rope import Rope
 from .rope_rows import RopeRows
 from .rope_store import RopeStore
+from .rope_store_gpu import RopeStoreRows
 from .shared_memory import Shared
 from .vectors import GPU_VECTOR_BYTES, widest_divisor
 
@@ -103,6 +104,16 @@ struct RopeMover[
         threads: The threads of a block.
         values: Whether values are among what is moved.
     """
+
+    comptime DecodeRows = RopeStoreRows[
+        Self.dtype,
+        Self.kv_params,
+        Self.page_size,
+        Self.num_q_heads,
+        Self.rope_dim,
+        Self.interleaved,
+    ]
+    """What stores rows of single tokens."""
 
     var work: Self.Work
     """The tensors of one layer."""
@@ -242,6 +253,30 @@ struct RopeMover[
             total_tokens: The rows of all sequences.
         """
         Self.Rows[threads, values].move(self.work, block, total_tokens)
+
+    @staticmethod
+    @always_inline
+    def num_row_blocks(total_tokens: Int) -> Int:
+        """Returns how many thread blocks `store_rows` is to have.
+
+        Args:
+            total_tokens: The rows of all sequences.
+
+        Returns:
+            The blocks, of `ROW_THREADS` threads.
+        """
+        return Self.DecodeRows.Share.num_blocks(total_tokens)
+
+    @always_inline
+    def store_rows(self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
+        """Moves all that a thread block's share of a decode step has.
+
+        Args:
+            block: The thread block, below `num_row_blocks`.
+            batch: The rows of each sequence.
+            total_tokens: The rows of all sequences.
+        """
+        Self.DecodeRows.move[is_decode=True](block, self.work, total_tokens)
 
 
 @always_inline

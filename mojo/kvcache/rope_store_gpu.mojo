@@ -1,6 +1,7 @@
 """Rotary embedding fused with the store into pages, on a GPU."""
 
 from kv_cache.types import KVCacheStaticParams
+from max.gpu import block_idx
 from max.gpu.host import DeviceContext
 from std.sys import align_of, size_of
 
@@ -16,22 +17,17 @@ from .sequence_rows import RowGuess
 from .vectors import GPU_VECTOR_BYTES, widest_divisor
 
 
-def rope_store_kernel[
+struct RopeStoreRows[
     dtype: DType,
     kv_params: KVCacheStaticParams,
     page_size: Int,
     num_q_heads: Int,
     rope_dim: Int,
     interleaved: Bool,
-    width: Int,
-    is_decode: Bool,
-](
-    work: RopeStore[
-        dtype, kv_params, page_size, num_q_heads, rope_dim, interleaved
-    ],
-    total_tokens: Int32,
-):
-    """Moves one chunk of a head per lane.
+]:
+    """A share of the rows for each thread block.
+
+    A lane has one chunk of a head: of a query, a key or a value.
 
     Parameters:
         dtype: The element type.
@@ -40,48 +36,115 @@ def rope_store_kernel[
         num_q_heads: The query heads.
         rope_dim: The leading elements of a head that turn.
         interleaved: Whether rotated pairs are neighbours.
-        width: The pairs in a chunk.
+    """
+
+    comptime Work = RopeStore[
+        Self.dtype,
+        Self.kv_params,
+        Self.page_size,
+        Self.num_q_heads,
+        Self.rope_dim,
+        Self.interleaved,
+    ]
+    """What is done with a row."""
+
+    comptime width = widest_divisor(
+        Self.Work.pairs, GPU_VECTOR_BYTES // size_of[Self.dtype]()
+    )
+    """The pairs in a chunk."""
+
+    comptime align = Self.width * align_of[Scalar[Self.dtype]]()
+    """The alignment of a vector, in bytes."""
+
+    comptime Turn = Rope[
+        Self.Work.head_dim, Self.rope_dim, Self.interleaved, Self.width
+    ]
+    """The rotation of a head."""
+
+    comptime Share = RowShare[Self.Work.num_heads * Self.Turn.num_chunks]
+    """What each lane has."""
+
+    @staticmethod
+    @always_inline
+    def move[is_decode: Bool](block: Int, work: Self.Work, total_tokens: Int):
+        """Moves a thread block's share.
+
+        Parameters:
+            is_decode: Whether there are no more rows than sequences.
+
+        Args:
+            block: The thread block, below `Share.num_blocks`.
+            work: The tensors of one layer.
+            total_tokens: The rows in `qkv`.
+        """
+        comptime Guess = RowGuess[
+            Self.dtype,
+            Self.kv_params,
+            Self.page_size,
+            after_cached=True,
+            is_warp_wide=Self.Share.is_warp_wide,
+            is_decode=is_decode,
+        ]
+        var row, item = Self.Share.row_and_item(block)
+        if row >= total_tokens or item >= Self.Share.num_items:
+            return
+        var guess = Guess(work.keys, work.batch, row)
+        var head, chunk = divmod(item, Self.Turn.num_chunks)
+        var first, second = Self.Turn.places(chunk)
+        var source = work.qkv.unsafe_offset(
+            (row * work.num_heads + head) * work.head_dim
+        )
+        var x = load_after_wait[Self.width](source.unsafe_offset(first))
+        var y = load_after_wait[Self.width](source.unsafe_offset(second))
+        var rows = guess.sequence(work.keys, work.batch, row)
+        if not rows.holds(row):
+            return
+        var offset = guess.token_offset(work.keys, rows, row)
+        if head < work.num_turning_heads and Self.Turn.turns(chunk):
+            var angles = work.angles(rows.position(row), chunk * Self.width)
+            var cosine = load_after_wait[Self.width](angles)
+            var sine = load_after_wait[Self.width](
+                angles.unsafe_offset(Self.rope_dim // 2)
+            )
+            x, y = Self.Turn.turn(x, y, cosine, sine)
+        var target = work.target(row, offset, head)
+        target.unsafe_store[alignment=Self.align](first, x)
+        target.unsafe_store[alignment=Self.align](second, y)
+
+
+def rope_store_kernel[
+    dtype: DType,
+    kv_params: KVCacheStaticParams,
+    page_size: Int,
+    num_q_heads: Int,
+    rope_dim: Int,
+    interleaved: Bool,
+    is_decode: Bool,
+](
+    work: RopeStore[
+        dtype, kv_params, page_size, num_q_heads, rope_dim, interleaved
+    ],
+    total_tokens: Int32,
+):
+    """Moves the grid's rows.
+
+    Parameters:
+        dtype: The element type.
+        kv_params: The heads and the head size.
+        page_size: The tokens per page.
+        num_q_heads: The query heads.
+        rope_dim: The leading elements of a head that turn.
+        interleaved: Whether rotated pairs are neighbours.
         is_decode: Whether there are no more rows than sequences.
 
     Args:
         work: The tensors of one layer.
         total_tokens: The rows in `qkv`.
     """
-    comptime Turn = Rope[work.head_dim, rope_dim, interleaved, width]
-    comptime align = width * align_of[Scalar[dtype]]()
-    comptime Share = RowShare[work.num_heads * Turn.num_chunks]
-    comptime Guess = RowGuess[
-        dtype,
-        kv_params,
-        page_size,
-        after_cached=True,
-        is_warp_wide=Share.is_warp_wide,
-        is_decode=is_decode,
-    ]
     await_kernels_before()
-    var row, item = Share.row_and_item()
-    if row >= Int(total_tokens) or item >= Share.num_items:
-        return
-    var guess = Guess(work.keys, work.batch, row)
-    var head, chunk = divmod(item, Turn.num_chunks)
-    var first, second = Turn.places(chunk)
-    var source = work.qkv.unsafe_offset(
-        (row * work.num_heads + head) * work.head_dim
-    )
-    var x = load_after_wait[width](source.unsafe_offset(first))
-    var y = load_after_wait[width](source.unsafe_offset(second))
-    var rows = guess.sequence(work.keys, work.batch, row)
-    if not rows.holds(row):
-        return
-    var offset = guess.token_offset(work.keys, rows, row)
-    if head < work.num_turning_heads and Turn.turns(chunk):
-        var angles = work.angles(rows.position(row), chunk * width)
-        var cosine = load_after_wait[width](angles)
-        var sine = load_after_wait[width](angles.unsafe_offset(rope_dim // 2))
-        x, y = Turn.turn(x, y, cosine, sine)
-    var target = work.target(row, offset, head)
-    target.unsafe_store[alignment=align](first, x)
-    target.unsafe_store[alignment=align](second, y)
+    RopeStoreRows[
+        dtype, kv_params, page_size, num_q_heads, rope_dim, interleaved
+    ].move[is_decode](Int(block_idx.x), work, Int(total_tokens))
 
 
 def rope_store_gpu[
@@ -117,11 +180,9 @@ def rope_store_gpu[
     Raises:
         If a task fails.
     """
-    comptime width = widest_divisor(
-        work.pairs, GPU_VECTOR_BYTES // size_of[dtype]()
-    )
-    comptime num_chunks = work.head_dim // 2 // width
-    comptime Share = RowShare[work.num_heads * num_chunks]
+    comptime Share = RopeStoreRows[
+        dtype, kv_params, page_size, num_q_heads, rope_dim, interleaved
+    ].Share
     if total_tokens == 0 or work.batch.batch_size == 0:
         return
 
@@ -133,7 +194,6 @@ def rope_store_gpu[
             num_q_heads,
             rope_dim,
             interleaved,
-            width,
             is_decode,
         ]
         ctx.enqueue_function[kernel](

@@ -14,6 +14,7 @@ from .ragged import RaggedBatch
 from .row_share import RowShare, half_of_even
 from .shared_memory import Shared
 from .sequence_rows import RowGuess
+from .store_gpu import StoreRows
 from .vectors import gpu_width
 
 comptime VECTORS_AHEAD = 2
@@ -62,6 +63,9 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
 
     comptime vectors = Self.stride // Self.width
     """The vectors of a row."""
+
+    comptime DecodeRows = StoreRows[Self.dtype, Self.kv_params, Self.page_size]
+    """What stores rows of single tokens."""
 
     comptime Share[threads: Int] = RowShare[
         half_of_even(Self.vectors),
@@ -258,3 +262,35 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
             self.value_cache.blocks.ptr.unsafe_store[alignment=Self.align](
                 target + i * Share.num_items * Self.width, some[i]
             )
+
+    @staticmethod
+    @always_inline
+    def num_row_blocks(total_tokens: Int) -> Int:
+        """Returns how many thread blocks `store_rows` is to have.
+
+        Args:
+            total_tokens: The rows of all sequences.
+
+        Returns:
+            The blocks, of `ROW_THREADS` threads.
+        """
+        return Self.DecodeRows.Share.num_blocks(total_tokens)
+
+    @always_inline
+    def store_rows(self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
+        """Moves all that a thread block's share of a decode step has.
+
+        Args:
+            block: The thread block, below `num_row_blocks`.
+            batch: The rows of each sequence.
+            total_tokens: The rows of all sequences.
+        """
+        Self.DecodeRows.move[is_decode=True](
+            block,
+            self.keys,
+            self.values,
+            self.key_cache,
+            self.value_cache.blocks.ptr,
+            batch,
+            total_tokens,
+        )

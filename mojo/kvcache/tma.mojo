@@ -19,6 +19,9 @@ from std.utils.index import IndexList
 comptime MAX_BOX = 256
 """The most elements that a box may have along one axis."""
 
+comptime MAX_ROWS = 1 << 31
+"""The most rows of a matrix: coordinates are signed numbers of 32 bits."""
+
 comptime ROW_ALIGNMENT = 16
 """What the bytes of a matrix row must be a multiple of."""
 
@@ -75,10 +78,10 @@ def check_tma_pool(*, num_rows: Int, row_bytes: Int, address: Int) raises:
         address: Where the first row starts.
 
     Raises:
-        If there are more than 2**31 rows, which signed 32-bit coordinates do
-        not reach, or rows or their start are not aligned to 16 bytes.
+        If there are more than 2**31 rows, or rows or their start are not
+        aligned to 16 bytes.
     """
-    if num_rows > 1 << 31:
+    if num_rows > MAX_ROWS:
         raise Error(t"create_tma_tile wants at most 2**31 rows, got {num_rows}")
     if row_bytes % ROW_ALIGNMENT or address % ROW_ALIGNMENT:
         raise Error(

@@ -356,8 +356,30 @@ PREFILLING = tuple(
             layers=(0, 1),
             rotations=(),
         ),
+        Configuration(
+            dtype="bfloat16",
+            page_size=32,
+            heads=(2, 4),
+            head_dim=96,
+            layers=(1, 2),
+            rotations=(),
+            rules=(
+                CAUSAL,
+                Rules(window=3, sink_tokens=2**31 - 1),
+                Rules(window=3, sink_tokens=2**32 - 1),
+            ),
+        ),
+        Configuration(
+            dtype="float16",
+            page_size=256,
+            heads=(1, 8),
+            head_dim=112,
+            layers=(0, 1),
+            rotations=(),
+        ),
     )
     if configuration.has_prefill_kernel
 )
 """What a GPU's prefill kernel takes: panels of 16, 32 and 64 elements, groups
-that a tile's rows are a multiple of and others."""
+that a tile's rows are a multiple of and others, and sink tokens beyond what 31
+and 32 bits count."""

@@ -17,13 +17,13 @@ def sizes(
     head_dim: int,
     kept: Kept | None = None,
 ) -> Configuration:
-    """Returns sizes of two layers, of which the second one is scored."""
+    """Returns sizes of three layers, of which the second one is scored."""
     return Configuration(
         dtype=dtype,
         page_size=page_size,
         heads=heads,
         head_dim=head_dim,
-        layers=(1, 2),
+        layers=(1, 3),
         rotations=(),
         kept=kept,
     )

@@ -51,12 +51,12 @@ def text_for(block_size: int) -> str:
 
 
 def test_few_numbers_are_kept_beside_the_keys() -> None:
-    assert "store_blocks_gpu(\n" in text_for(16)
+    assert "store_summarised_gpu(\n" in text_for(16)
 
 
 def test_more_are_kept_behind_the_last_layer() -> None:
     text = text_for(32)
-    assert "store_blocks_gpu(\n" not in text
+    assert "store_summarised_gpu(\n" not in text
     assert "follows_store=True" in text
 
 

@@ -173,20 +173,36 @@ def launch_summaries(
     return lines + plan.release()
 
 
-def _launch_summary(kernel: KernelText, *, follows_store: bool) -> list[str]:
+def summarise_on_cpu(kernel: KernelText) -> list[str]:
+    """Returns the launch of a kernel that makes summaries of all layers."""
     flow = kernel.name.lower().replace("summarise", "flow")
     return [
         f"var {flow} = {made(kernel, is_score=False)}",
-        'comptime if target == "cpu":',
         (
-            f"    summarise_cpu({flow}, tables, num_layers=num_layers, "
+            f"summarise_cpu({flow}, tables, num_layers=num_layers, "
             "num_kv_heads=num_kv_heads)"
         ),
-        "else:",
+    ]
+
+
+def _summarise_on_gpu(kernel: KernelText, *, follows_store: bool) -> list[str]:
+    flow = kernel.name.lower().replace("summarise", "flow")
+    return [
+        f"var {flow} = {made(kernel, is_score=False)}",
         (
-            f"    summarise_gpu[num_kv_heads, follows_store={follows_store}]("
+            f"summarise_gpu[num_kv_heads, follows_store={follows_store}]("
             f"{flow}, tables, num_layers=num_layers, ctx=ctx)"
         ),
+    ]
+
+
+def _launch_summary(kernel: KernelText, *, follows_store: bool) -> list[str]:
+    on_gpu = _summarise_on_gpu(kernel, follows_store=follows_store)
+    return [
+        'comptime if target == "cpu":',
+        *(f"    {line}" for line in summarise_on_cpu(kernel)),
+        "else:",
+        *(f"    {line}" for line in on_gpu),
     ]
 
 

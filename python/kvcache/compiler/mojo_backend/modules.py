@@ -67,12 +67,12 @@ from kvcache.scales import Quantization
 from kvcache.score_cpu import CpuScorer, score_cpu
 from kvcache.score_gpu import GpuScorer, score_gpu
 from kvcache.shared_memory import Shared
-from kvcache.store_blocks_gpu import store_blocks_gpu
 from kvcache.store_cpu import store_cpu
 from kvcache.store_gpu import store_gpu
 from kvcache.store_mover import StoreMover
 from kvcache.store_quantized_cpu import store_quantized_cpu
 from kvcache.store_quantized_gpu import store_quantized_gpu
+from kvcache.store_summarised_gpu import store_summarised_gpu
 from kvcache.summarise_cpu import CpuSummariser, summarise_cpu
 from kvcache.summarise_gpu import summarise_gpu
 from kvcache.team import Team

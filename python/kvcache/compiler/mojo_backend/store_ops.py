@@ -7,6 +7,7 @@ from kvcache.compiler.mojo_backend.graph_ops import (
     made,
     pool_arguments,
     pools_and_tables,
+    summarise_on_cpu,
 )
 from kvcache.compiler.mojo_backend.scoring import ScorePlan
 from kvcache.compiler.mojo_backend.summarising import SummaryPlan
@@ -55,20 +56,25 @@ var work = {type}[
 """
 """The tensors of a rotation."""
 
-BLOCKS = """\
+SUMMARISED = """\
+comptime if target == "cpu":
+    {on_cpu}
+else:
     var mover = {mover}
     var flow = {flow}
-    if total_tokens > Int(batch.batch_size):
-        return store_blocks_gpu(
-            mover,
-            flow,
-            tables,
-            total_tokens=total_tokens,
-            layer=Int(layer),
-            ctx=ctx,
-        )
+    var is_stored = store_summarised_gpu(
+        mover,
+        flow,
+        tables,
+        total_tokens=total_tokens,
+        layer=Int(layer),
+        num_layers=num_layers,
+        ctx=ctx,
+    )
+    if not is_stored:
+        {on_gpu}
 """
-"""A step with prompts, on a GPU: rows and summaries in one launch."""
+"""A store which on a GPU makes summaries in the same launch."""
 
 
 def store_op(
@@ -80,10 +86,9 @@ def store_op(
 ) -> str:
     """Writes one operation.
 
-    On a GPU a step with prompts makes each layer's summaries with its store,
-    unless they want more shared memory than there is. Elsewhere all layers' are
-    made at once, behind the last layer's store: where
-    each sequence has one token, few blocks get complete.
+    On a GPU summaries are made by the launches that store, unless they want
+    more shared memory than there is. Elsewhere all layers' are made at once,
+    behind the last layer's store.
 
     Args:
         plan: How blocks are scored.
@@ -107,11 +112,6 @@ def store_op(
     body = [
         *pools_and_tables(plan, is_quantized=is_quantized),
         *_store(summaries, is_quantized=is_quantized, rotates=rotates),
-        "if Int(layer) == num_layers - 1 and total_tokens > 0:",
-        *(
-            f"    {line}"
-            for line in launch_summaries(summaries, follows_store=True)
-        ),
     ]
     return (
         "\n".join(lines)
@@ -168,20 +168,30 @@ def _store(
     pages = "pages" if is_quantized else "key_cache, value_cache"
     of_all = "work" if rotates else f"new_keys, new_values, {pages}, batch"
     rows = "work" if rotates else "new_keys, new_values, key_cache, value_cache"
-    text += f'comptime if target == "cpu":\n    {name}_cpu({of_all})\nelse:\n'
+    on_cpu = f"{name}_cpu({of_all})"
+    on_gpu = f"{name}_gpu({of_all}, total_tokens, ctx)"
     kernels = summaries.kernels()
     is_small = len(kernels) == 1 and kernels[0].kept <= MOST_KEPT
     if is_small and not is_quantized:
-        mover = f"{'RopeMover' if rotates else 'StoreMover'}({rows})"
-        flow = made(kernels[0], is_score=False)
-        text += BLOCKS.format(
-            mover=mover,
-            flow=flow,
-            name=name,
-            of_all=of_all,
+        on_last = _behind_last(summarise_on_cpu(kernels[0]))
+        text += SUMMARISED.format(
+            on_cpu="\n    ".join([on_cpu, *on_last]),
+            mover=f"{'RopeMover' if rotates else 'StoreMover'}({rows})",
+            flow=made(kernels[0], is_score=False),
+            on_gpu=on_gpu,
         )
-    text += f"    {name}_gpu({of_all}, total_tokens, ctx)\n"
-    return text.splitlines()
+        return text.splitlines()
+    text += f'comptime if target == "cpu":\n    {on_cpu}\nelse:\n    {on_gpu}'
+    launches = launch_summaries(summaries, follows_store=True)
+    return text.splitlines() + _behind_last(launches)
+
+
+def _behind_last(lines: list[str]) -> list[str]:
+    """Returns lines that only the last layer's store runs."""
+    return [
+        "if Int(layer) == num_layers - 1 and total_tokens > 0:",
+        *(f"    {line}" for line in lines),
+    ]
 
 
 def _work(*, is_quantized: bool) -> str:
