@@ -14,7 +14,7 @@ comptime TILE_ROWS = 32
 comptime NARROW_FLOATS = 1 << 14
 """The most numbers in the queries of a narrow unit, which has all heads."""
 
-comptime GRAIN_PRODUCTS = 1 << 19
+comptime GRAIN_PRODUCTS = 1 << 18
 """The fewest products of two numbers that are worth a task of their own."""
 
 comptime UNITS_PER_TASK = 2

@@ -41,9 +41,26 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
         """
         ...
 
+    def row_offset(self, rows: BlockRows) -> Int:
+        """Looks up where rows go.
+
+        Args:
+            rows: The rows; all in one page.
+
+        Returns:
+            The elements from the layer's first ones to the first row's.
+        """
+        ...
+
     def move_block[
         heads: Int, block_size: Int, threads: Int, *, kv: Int, holds: Bool
-    ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
+    ](
+        self,
+        rows: BlockRows,
+        offset: Int,
+        head: Int,
+        held: Shared[Scalar[Self.row_dtype]],
+    ):
         """Moves new keys, or values; every thread of the block calls it.
 
         Parameters:
@@ -55,6 +72,7 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
 
         Args:
             rows: The rows, at least one; all in one page.
+            offset: What `row_offset` gave.
             head: The first head.
             held: The keys, `[heads, block_size, head_dim]`.
         """
@@ -80,6 +98,8 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
         threads: Int, *, values: Bool
     ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
         """Moves a thread block's share of what rows have.
+
+        Where it goes is looked up first, then kernels before are waited for.
 
         Parameters:
             threads: The threads of a block.

@@ -161,9 +161,27 @@ struct RopeMover[
         )
 
     @always_inline
+    def row_offset(self, rows: BlockRows) -> Int:
+        """Looks up where rows go.
+
+        Args:
+            rows: The rows; all in one page.
+
+        Returns:
+            The elements from the layer's first ones to the first row's.
+        """
+        return self.work.keys.token_offset(rows.seq, rows.position)
+
+    @always_inline
     def move_block[
         heads: Int, block_size: Int, threads: Int, *, kv: Int, holds: Bool
-    ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
+    ](
+        self,
+        rows: BlockRows,
+        offset: Int,
+        head: Int,
+        held: Shared[Scalar[Self.row_dtype]],
+    ):
         """Rotates keys, or copies values.
 
         Parameters:
@@ -175,12 +193,12 @@ struct RopeMover[
 
         Args:
             rows: The rows, at least one; all in one page.
+            offset: What `row_offset` gave.
             head: The first head.
             held: The keys, `[heads, block_size, head_dim]`.
         """
         comptime chunks = Self.Turn.num_chunks
         var first_head = head + Self.num_q_heads + kv * Self.num_heads
-        var offset = self.work.keys.token_offset(rows.seq, rows.position)
         var past = rows.num_past[block_size]()
         var num_items = rows.num_rows * heads * chunks
         for begin in range(
@@ -242,6 +260,8 @@ struct RopeMover[
         threads: Int, *, values: Bool
     ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
         """Rotates queries, and copies values if wanted.
+
+        Where they go is looked up first, then kernels before are waited for.
 
         Parameters:
             threads: The threads of a block.

@@ -3,6 +3,7 @@
 from kv_cache.types import KVCacheStaticParams
 
 from .head_chunk import Angles, HeadChunk
+from .overlap import await_kernels_before
 from .rope_store import RopeStore
 from .row_share import RowShare, half_of_even
 from .sequence_rows import RowGuess
@@ -84,6 +85,8 @@ struct RopeRows[
     def move(work: Self.Work, block: Int, total_tokens: Int):
         """Moves a thread block's share.
 
+        Where it goes is looked up first, then kernels before are waited for.
+
         Args:
             work: The tensors of one layer.
             block: The thread block, below `num_blocks`.
@@ -104,6 +107,11 @@ struct RopeRows[
             return
         var guess = Guess(work.keys, work.batch, row)
         var own, chunk = divmod(item, chunks)
+        var rows = guess.sequence(work.keys, work.batch, row)
+        if not rows.holds(row):
+            return
+        var offset = guess.token_offset(work.keys, rows, row)
+        await_kernels_before()
         var some = Array[Self.Chunk, together](fill=Self.Chunk())
         var heads = Array[Int, together](fill=own)
         comptime for i in range(together):
@@ -111,10 +119,6 @@ struct RopeRows[
             if heads[i] >= Self.num_q_heads:
                 heads[i] += Self.kv_params.num_heads
             some[i] = Self.Chunk(work.source(row, heads[i]), chunk)
-        var rows = guess.sequence(work.keys, work.batch, row)
-        if not rows.holds(row):
-            return
-        var offset = guess.token_offset(work.keys, rows, row)
         var angles = Angles[Self.rope_dim, Self.width]()
         if heads[0] < Self.Work.num_turning_heads:
             angles = Self.Chunk.angles(

@@ -82,22 +82,21 @@ def store_beside_kernel[
         if block >= num_planes * Mover.num_heads:
             return
         if num_planes * Mover.num_heads <= FEW_ROUNDS * grid:
-            await_kernels_before()
             for tile in range(block, num_planes * Mover.num_heads, grid):
                 var plane, head = divmod(UInt32(tile), UInt32(Mover.num_heads))
                 var layer, rank = divmod(plane, UInt32(few.total))
                 var found = few.find(tables, Int(rank))
+                var at = found.place(tables, layer=Int(layer), head=Int(head))
                 if Int(layer) == last:
-                    _store[block_size, Flow.reads_values](
-                        mover,
-                        BlockRows(tables, seq=found.seq, index=found.index),
-                        Int(head),
+                    var rows = BlockRows(
+                        tables, seq=found.seq, index=found.index
                     )
-                _summarise(
-                    flow,
-                    found.place(tables, layer=Int(layer), head=Int(head)),
-                    kept,
-                )
+                    _store[block_size, Flow.reads_values](
+                        mover, rows, Int(head)
+                    )
+                else:
+                    await_kernels_before()
+                _summarise(flow, at, kept)
             return
     var completed = CompletedBlocks()
     # Those that have none of the other tiles begin with the last layer's.
@@ -136,13 +135,15 @@ def store_beside_kernel[
 def _store[
     Mover: BlockMover, //, block_size: Int, reads_values: Bool
 ](mover: Mover, rows: BlockRows, head: Int):
-    """Stores the new rows of a block and head, for all threads to read."""
+    """Waits, and stores new rows of a block and head, for all threads to read."""
+    var offset = mover.row_offset(rows)
+    await_kernels_before()
     var held = stack_allocation[
         1, Scalar[Mover.row_dtype], address_space=AddressSpace.SHARED
     ]()
     comptime for kv in range(1 + Int(reads_values)):
         mover.move_block[1, block_size, ROW_THREADS, kv=kv, holds=False](
-            rows, head, held
+            rows, offset, head, held
         )
     barrier()
 

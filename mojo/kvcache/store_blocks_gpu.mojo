@@ -81,7 +81,9 @@ def store_blocks_kernel[
     comptime most = min(threads, SUMMARISING)
     comptime teams = most // Flow.lanes
     comptime wide_teams = most // Flow.Held.held_lanes
-    await_kernels_before()
+    if layer == 0:
+        # Later, a store of the same step has waited for who wrote the tables.
+        await_kernels_before()
     var held = stack_allocation[
         heads * length if holds else 1,
         Scalar[Mover.row_dtype],
@@ -108,22 +110,25 @@ def store_blocks_kernel[
         return
     var head = Int(group) * heads
     var completes = rows.completes[block_size]()
+    var place = tables.place(rows.seq, rows.index, layer=Int(layer), head=head)
+    var offset = mover.row_offset(rows)
     if holds and completes:
         mover.hold_cached[heads, block_size, threads](rows, head, held)
+        await_kernels_before()
         mover.move_block[heads, block_size, threads, kv=0, holds=True](
-            rows, head, held
+            rows, offset, head, held
         )
     else:
+        await_kernels_before()
         mover.move_block[heads, block_size, threads, kv=0, holds=False](
-            rows, head, held
+            rows, offset, head, held
         )
     comptime if not holds:
         mover.move_block[heads, block_size, threads, kv=1, holds=False](
-            rows, head, held
+            rows, offset, head, held
         )
     if not completes:
         return
-    var place = tables.place(rows.seq, rows.index, layer=Int(layer), head=head)
     barrier()
     var thread = Int(thread_idx.x)
     if thread >= most:

@@ -9,7 +9,7 @@ from .block_mover import BlockMover
 from .block_rows import BlockRows
 from .cache import PagedKVCache
 from .held_keys import held_place, hold_cached, vector_place
-from .overlap import load_after_wait
+from .overlap import await_kernels_before, load_after_wait
 from .ragged import RaggedBatch
 from .row_share import RowShare, half_of_even
 from .shared_memory import Shared
@@ -144,9 +144,27 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         )
 
     @always_inline
+    def row_offset(self, rows: BlockRows) -> Int:
+        """Looks up where rows go.
+
+        Args:
+            rows: The rows; all in one page.
+
+        Returns:
+            The elements from the layer's first ones to the first row's.
+        """
+        return self.key_cache.token_offset(rows.seq, rows.position)
+
+    @always_inline
     def move_block[
         heads: Int, block_size: Int, threads: Int, *, kv: Int, holds: Bool
-    ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):
+    ](
+        self,
+        rows: BlockRows,
+        offset: Int,
+        head: Int,
+        held: Shared[Scalar[Self.row_dtype]],
+    ):
         """Copies keys, or values.
 
         Parameters:
@@ -158,6 +176,7 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
 
         Args:
             rows: The rows, at least one; all in one page.
+            offset: What `row_offset` gave.
             head: The first head.
             held: The keys, `[heads, block_size, head_dim]`.
         """
@@ -167,9 +186,7 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         var pages = self.key_cache if kv == 0 else self.value_cache
         var first_head = head * Self.head_dim
         source = source.unsafe_offset(rows.first * Self.stride + first_head)
-        var target = pages.blocks.ptr.unsafe_offset(
-            pages.token_offset(rows.seq, rows.position) + first_head
-        )
+        var target = pages.blocks.ptr.unsafe_offset(offset + first_head)
         var past = rows.num_past[block_size]()
         var num_items = rows.num_rows * vectors
         for first in range(
@@ -222,6 +239,8 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
     ](self, block: Int, *, batch: RaggedBatch, total_tokens: Int):
         """Copies values, if wanted: two vectors a lane.
 
+        Where they go is looked up first, then kernels before are waited for.
+
         Parameters:
             threads: The threads of a block.
             values: Whether values are among what is moved.
@@ -247,6 +266,11 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         var guess = Guess(self.key_cache, batch, row)
         var element = item * Self.width
         var source = row * Self.stride + element
+        var rows = guess.sequence(self.key_cache, batch, row)
+        if not rows.holds(row):
+            return
+        var target = guess.token_offset(self.key_cache, rows, row) + element
+        await_kernels_before()
         var some = Array[Self.Vector, together](fill=0)
         comptime for i in range(together):
             some[i] = load_after_wait[Self.width](
@@ -254,10 +278,6 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
                     source + i * Share.num_items * Self.width
                 )
             )
-        var rows = guess.sequence(self.key_cache, batch, row)
-        if not rows.holds(row):
-            return
-        var target = guess.token_offset(self.key_cache, rows, row) + element
         comptime for i in range(together):
             self.value_cache.blocks.ptr.unsafe_store[alignment=Self.align](
                 target + i * Share.num_items * Self.width, some[i]
