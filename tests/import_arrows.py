@@ -22,7 +22,7 @@ PYTHON_LAYERS = (
     {"cache_inputs", "core", "metrics", "model", "resets"},
     {"cache_types", "flow_ops"},
     {"mojo_sources", "request"},
-    {"cache_folder", "extension_build", "spec"},
+    {"cache_folder", "extension_build", "page_memory", "spec"},
     {"quantization", "summaries"},
     {"errors"},
     {"reference", "reference_quantized", "reference_sparse"},

@@ -24,6 +24,10 @@ trait BlockMover(DevicePassable, TrivialRegisterPassable):
     comptime head_dim: Int
     """The elements per head."""
 
+    comptime large_blocks: Int
+    """Up to how many thread blocks with keys, for each multiprocessor, large ones
+    are done sooner than small ones."""
+
     def hold_cached[
         heads: Int, block_size: Int, threads: Int
     ](self, rows: BlockRows, head: Int, held: Shared[Scalar[Self.row_dtype]]):

@@ -62,6 +62,9 @@ struct RopeMover[
     comptime head_dim = Self.kv_params.head_size
     """The elements per head."""
 
+    comptime large_blocks = 1
+    """Up to how many thread blocks a multiprocessor large ones are faster."""
+
     comptime width = widest_divisor(
         Self.Work.pairs, GPU_VECTOR_BYTES // size_of[Self.dtype]()
     )

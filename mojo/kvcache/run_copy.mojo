@@ -155,22 +155,32 @@ def copy_run[
             another thread reads it, as in `parallel_page_runs`.
     """
     var bytes = count * size_of[dtype]()
-    if (bytes | Int(dest)) % LINE_BYTES != 0:
-        unsafe_memcpy(dest=dest, src=src, count=count)
-    elif is_stream:
-        _copy_lines[past_caches=True](
-            dest.unsafe_bitcast[UInt8](),
-            src.unsafe_bitcast[UInt8](),
-            bytes,
+    var to = dest.unsafe_bitcast[UInt8]()
+    var source = src.unsafe_bitcast[UInt8]()
+    # Rows begin where their tensor does, which need not be where a line does.
+    var head = min(-Int(to) % LINE_BYTES, bytes)
+    var lines = (bytes - head) // LINE_BYTES * LINE_BYTES
+    var tail = head + lines
+    unsafe_memcpy(dest=to, src=source, count=head)
+
+    @always_inline
+    def copy[past_caches: Bool]() {imm}:
+        _copy_lines[past_caches=past_caches](
+            to.unsafe_offset(head),
+            source.unsafe_offset(head),
+            lines,
             next.unsafe_bitcast[UInt8](),
         )
+
+    if is_stream:
+        copy[True]()
     else:
-        _copy_lines[past_caches=False](
-            dest.unsafe_bitcast[UInt8](),
-            src.unsafe_bitcast[UInt8](),
-            bytes,
-            next.unsafe_bitcast[UInt8](),
-        )
+        copy[False]()
+    unsafe_memcpy(
+        dest=to.unsafe_offset(tail),
+        src=source.unsafe_offset(tail),
+        count=bytes - tail,
+    )
 
 
 @always_inline

@@ -36,9 +36,6 @@ comptime SUMMARISING = 256
 """The most threads of a block that make summaries: each team of them keeps
 numbers in shared memory."""
 
-comptime BLOCKS_AT_ONCE = 4
-"""The blocks of `MANY_THREADS` that a multiprocessor has at once."""
-
 
 @__llvm_metadata(
     MAX_THREADS_PER_BLOCK_METADATA=StaticTuple[Int32, 1](Int32(threads))
@@ -208,6 +205,6 @@ def store_blocks_gpu[
 
     comptime if can_hold[Mover, Flow](block_size):
         var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
-        if num_key_blocks <= Int(processors) * BLOCKS_AT_ONCE:
+        if num_key_blocks <= Int(processors) * Mover.large_blocks:
             return launch[MANY_THREADS]()
     launch[FEW_THREADS]()

@@ -17,8 +17,8 @@ from .sequence_rows import RowGuess
 from .store_gpu import StoreRows
 from .vectors import gpu_width
 
-comptime VECTORS_AHEAD = 2
-"""The vectors that a thread asks for before it writes any."""
+comptime VECTORS_AHEAD = 4
+"""The most vectors that a thread asks for before it writes any."""
 
 
 struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
@@ -48,6 +48,9 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
 
     comptime head_dim = Self.kv_params.head_size
     """The elements per head."""
+
+    comptime large_blocks = 3
+    """Up to how many thread blocks a multiprocessor large ones are faster."""
 
     comptime width = gpu_width[Self.dtype](Self.head_dim)
     """The elements of a vector."""
@@ -182,6 +185,9 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         """
         comptime vectors = heads * Self.head_dim // Self.width
         comptime place = vector_place[vectors, Self.stride, Self.width]
+        comptime ahead = max(
+            1, min(VECTORS_AHEAD, block_size * vectors // threads)
+        )
         var source = self.keys if kv == 0 else self.values
         var pages = self.key_cache if kv == 0 else self.value_cache
         var first_head = head * Self.head_dim
@@ -189,17 +195,15 @@ struct StoreMover[dtype: DType, kv_params: KVCacheStaticParams, page_size: Int](
         var target = pages.blocks.ptr.unsafe_offset(offset + first_head)
         var past = rows.num_past[block_size]()
         var num_items = rows.num_rows * vectors
-        for first in range(
-            Int(thread_idx.x), num_items, threads * VECTORS_AHEAD
-        ):
-            var some = Array[Self.Vector, VECTORS_AHEAD](fill=0)
-            comptime for i in range(VECTORS_AHEAD):
+        for first in range(Int(thread_idx.x), num_items, threads * ahead):
+            var some = Array[Self.Vector, ahead](fill=0)
+            comptime for i in range(ahead):
                 var item = first + i * threads
                 if item < num_items:
                     some[i] = load_after_wait[Self.width](
                         source.unsafe_offset(place(item))
                     )
-            comptime for i in range(VECTORS_AHEAD):
+            comptime for i in range(ahead):
                 var item = first + i * threads
                 if item < num_items:
                     target.unsafe_store[alignment=Self.align](

@@ -34,7 +34,9 @@ class FlowOps:
 
     `store` and `rope_store` take what `kvcache.store` and `kvcache.rope_store`
     do, and the fields of `summaries` before `input_row_offsets`. Called for
-    each layer of a step, the last one last, they make what `summarise` makes.
+    each layer of a step in turn, from layer 0 to the last one, they make what
+    `summarise` makes. On a GPU the stores of later layers rely on that: they
+    read the tables before the kernel before them is done.
     """
 
     extension: Path

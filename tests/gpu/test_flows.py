@@ -48,6 +48,22 @@ def test_more_sequences_than_threads_keep_summaries(
     )
 
 
+def test_few_sequences_complete_several_blocks(
+    flow_kernels: FlowKernels,
+) -> None:
+    configuration = flow_kernels.configuration
+    page, block = configuration.sizes.page_size, configuration.block_size
+    # Still no more rows than sequences, of which a warp sees all.
+    lengths = [
+        (page - 1, 1),
+        (3, 0),
+        (block - 5, 2 * block + 7),
+        (block - 1, 1),
+    ]
+    lengths += [(0, 0)] * (2 * block + 5)
+    check_stores(flow_kernels, Batch(lengths=lengths, page_size=page))
+
+
 def test_many_short_prompts_keep_summaries(flow_kernels: FlowKernels) -> None:
     # More blocks of keys than a GPU holds at once: they are stored otherwise.
     page = flow_kernels.configuration.sizes.page_size

@@ -44,7 +44,7 @@ def store(
             pool: a page has one for all its tokens.
         flow: The flow whose summaries the cache has: those of the blocks that
             the step completes are made as well. All layers must be stored so,
-            the last one last; `summarise` is not needed then.
+            from layer 0 to the last one; `summarise` is not needed then.
 
     Raises:
         ValueError: If a shape or dtype does not fit the pool, or it holds
