@@ -20,7 +20,9 @@ from .vectors import GPU_VECTOR_BYTES
 def overlapping_launch() -> List[LaunchAttribute]:
     """Returns the attributes of a launch that need not wait.
 
-    The kernel must call `await_kernels_before` before it touches memory.
+    The kernel must call `await_kernels_before` before it touches what a kernel
+    before it may read or write. Some thread of it must call it in any case: the
+    kernel after waits for this one alone.
 
     Returns:
         The attributes.
@@ -32,8 +34,10 @@ def overlapping_launch() -> List[LaunchAttribute]:
 def await_kernels_before():
     """Waits until all that was launched before is done, and what it wrote seen.
 
-    Every thread calls it before it touches the GPU's memory. The kernel after
-    this one may start then; it waits in its turn.
+    A thread that calls it may touch anything then. The kernel after this one
+    may start when all of its threads have called it, or ended; it waits in its
+    turn. So what was written before a kernel that has waited can be read by
+    every later one at once.
     """
     wait_on_dependent_grids()
     launch_dependent_grids()
@@ -46,7 +50,8 @@ def load_after_wait[
     """Loads what a kernel before may have written.
 
     A kernel that overlaps the one before it must not take what it reads for
-    constant: such a load may be moved before the wait.
+    constant: such a load may be moved before the wait. (What may be read before
+    it, such as keys of earlier steps, can be loaded so as well.)
 
     Parameters:
         dtype: The element type.

@@ -104,6 +104,8 @@ def store_blocks_kernel[
     var number, group = divmod(UInt32(block), UInt32(Mover.num_heads // heads))
     var rows = BlockRows(tables, Int(number))
     if rows.num_rows == 0:
+        # Somebody must: else the next kernel would not be behind the one before.
+        await_kernels_before()
         return
     var head = Int(group) * heads
     var completes = rows.completes[block_size]()

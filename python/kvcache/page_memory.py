@@ -15,9 +15,9 @@ def zeroed_buffer(shape: Sequence[int], dtype: DType, device: Device) -> Buffer:
     """Allocates a buffer of zeros, on the host one that is found quickly.
 
     A pool's pages are used in any order. Where memory is mapped 4 KiB at a
-    time, finding them takes a tenth of a copy or more; NumPy asks for huge
-    pages, where Linux leaves the choice to programs. Elements begin where a
-    cache line does.
+    time, finding them takes a tenth of a copy or more; NumPy 2.2 and later ask
+    for huge pages, where Linux leaves the choice to programs. Memory is taken
+    when it is first written. Elements begin where a cache line does.
 
     Args:
         shape: The buffer's shape.

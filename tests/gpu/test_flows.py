@@ -48,19 +48,29 @@ def test_more_sequences_than_threads_keep_summaries(
     )
 
 
-def test_few_sequences_complete_several_blocks(
-    flow_kernels: FlowKernels,
+def test_sequences_complete_several_blocks(flow_kernels: FlowKernels) -> None:
+    configuration = flow_kernels.configuration
+    page, block = configuration.sizes.page_size, configuration.block_size
+    # Still no more rows than sequences.
+    lengths = [(page - 1, 1), (3, 0), (block - 5, 2 * block + 7)]
+    lengths += [(block - 1, 1), *[(0, 0)] * (2 * block + 5)]
+    check_stores(flow_kernels, Batch(lengths=lengths, page_size=page))
+
+
+@pytest.mark.parametrize("batch_size", [33, 100, 128, 129])
+def test_lanes_with_several_sequences_find_their_blocks(
+    flow_kernels: FlowKernels, batch_size: int
 ) -> None:
     configuration = flow_kernels.configuration
     page, block = configuration.sizes.page_size, configuration.block_size
-    # Still no more rows than sequences, of which a warp sees all.
-    lengths = [
-        (page - 1, 1),
-        (3, 0),
-        (block - 5, 2 * block + 7),
-        (block - 1, 1),
-    ]
-    lengths += [(0, 0)] * (2 * block + 5)
+    lengths = [((7 * seq) % page, 0) for seq in range(batch_size)]
+    for seq in range(5, batch_size, 32):
+        # One lane of a warp looks at all of these, and one at those behind.
+        lengths[seq] = (block - 1 + seq // 32 * block, 1)
+        lengths[seq + 1] = (page - 1 if seq > 64 else page, 1)
+    if block + 10 <= batch_size:
+        lengths[6] = (3, block)
+    lengths[-1] = (2 * block - 1, 1)
     check_stores(flow_kernels, Batch(lengths=lengths, page_size=page))
 
 

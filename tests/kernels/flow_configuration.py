@@ -1,5 +1,7 @@
 """What flows are compiled for, and which of it the tests compile."""
 
+from dataclasses import replace
+
 from kvcache.compiler.flows.gqa_block_sparse import GQABlockSparseAttention
 from kvcache.compiler.flows.quest import GQAQuestSparseAttention
 from kvcache.compiler.flows.window import SlidingWindowAttention
@@ -88,9 +90,13 @@ LARGE_BLOCKS = FlowConfiguration(
     flow=GQAQuestSparseAttention,
     block_size=256,
     field_dtype="bfloat16",
-    sizes=sizes("bfloat16", page_size=256, heads=(2, 4), head_dim=128),
+    sizes=replace(
+        sizes("bfloat16", page_size=256, heads=(2, 4), head_dim=128),
+        layers=(0, 1),
+    ),
 )
-"""Blocks whose keys are too many to be held in a GPU's shared memory."""
+"""A single layer, and blocks whose keys are too many to be held in a GPU's
+shared memory."""
 
 ON_GPU = (*FLOWS, LARGE_BLOCKS)
 """All that is compiled for a GPU."""
