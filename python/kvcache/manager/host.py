@@ -7,7 +7,6 @@ from max.dtype import DType
 
 from kvcache.errors import InsufficientMemoryError, InvalidParamsError
 from kvcache.manager.sizing import spread
-from kvcache.page_memory import zeroed_buffer
 from kvcache.spec import KVCacheParams
 
 _GIB = 2**30
@@ -53,6 +52,6 @@ def host_buffer(shape: Sequence[int], dtype: DType, device: Device) -> Buffer:
         device: The device to copy from and to.
     """
     if device.is_host:
-        return zeroed_buffer(shape, dtype, device)
+        return Buffer(dtype, shape, device)
     # The host never looks into it, so no access of the host needs to wait.
     return Buffer(dtype, shape, device, usage=Usage.STAGING | Usage.UNTRACKED)

@@ -4,7 +4,6 @@ from max.driver import Buffer, Device
 from max.dtype import DType
 
 from kvcache.manager.host import host_buffer
-from kvcache.page_memory import zeroed_buffer
 from kvcache.spec import KVCacheParams
 
 
@@ -29,7 +28,7 @@ class PageStore:
         num_host_pages: int = 0,
     ) -> None:
         """Allocates the pages, those of the device all zeros."""
-        self.pages = zeroed_buffer((num_pages + 1, *page), dtype, device)
+        self.pages = Buffer.zeros((num_pages + 1, *page), dtype, device)
         self._host_pages: Buffer | None = None
         if num_host_pages:
             shape = (num_host_pages, *page)

@@ -7,7 +7,6 @@ from max.driver import CPU, Accelerator, Buffer, Device, accelerator_count
 from max.dtype import DType
 
 from kvcache.errors import InvalidParamsError
-from kvcache.page_memory import zeroed_buffer
 from kvcache.paged_attention.backend import (
     Array,
     ArrayType,
@@ -56,7 +55,7 @@ class MaxBackend:
     def zeros(self, wanted: ArrayType) -> Array:
         """Returns a buffer of zeros."""
         device = max_device(wanted.device)
-        return zeroed_buffer(wanted.shape, DType[wanted.dtype], device)
+        return Buffer.zeros(wanted.shape, DType[wanted.dtype], device)
 
     def to_bytes(self, array: Array) -> bytes:
         """Returns a buffer's elements in row-major order, little-endian."""
