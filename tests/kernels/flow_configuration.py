@@ -19,13 +19,13 @@ def sizes(
     head_dim: int,
     kept: Kept | None = None,
 ) -> Configuration:
-    """Returns sizes of three layers, of which the second one is scored."""
+    """Returns sizes of two layers, of which the second one is scored."""
     return Configuration(
         dtype=dtype,
         page_size=page_size,
         heads=heads,
         head_dim=head_dim,
-        layers=(1, 3),
+        layers=(1, 2),
         rotations=(),
         kept=kept,
     )
@@ -98,5 +98,9 @@ LARGE_BLOCKS = FlowConfiguration(
 """A single layer, and blocks whose keys are too many to be held in a GPU's
 shared memory."""
 
-ON_GPU = (*FLOWS, LARGE_BLOCKS)
-"""All that is compiled for a GPU."""
+ON_GPU = (
+    *(replace(f, sizes=replace(f.sizes, layers=(1, 3))) for f in FLOWS),
+    LARGE_BLOCKS,
+)
+"""All that is compiled for a GPU, whose stores differ in the first layer, the
+last one, and those between."""
